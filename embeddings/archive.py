@@ -1,0 +1,370 @@
+"""Archive: the stored vectors of one encoder, with ids and metadata; added to, removed from, and read as snapshots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .database import DATABASE_NAME, now
+from .errors import ArchiveError, EncoderMismatch, UnknownId
+from .lock import HOLDER_NAME, LOCK_NAME
+from .maintenance import PurgeReport, Refusal, VerifyReport, backup, measure, purge, refusals, verify
+from .metadata import check_text, encode_metadata, patient_of
+from .segments import FOLDER
+from .snapshot import Snapshot
+from .store import NewRows, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .encoders import Encoder
+
+__all__ = ["AddReport", "Archive", "PurgeReport", "Refusal", "Snapshot", "VerifyReport"]
+
+LOCK_TIMEOUT = 30.0
+"""Seconds a writer waits for another one before `ArchiveLocked`."""
+
+_KINDS = ("added", "duplicate", "conflict")
+_OWN_NAMES = {DATABASE_NAME, LOCK_NAME, HOLDER_NAME, FOLDER, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"}
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What `Archive.add` did with each row.
+
+    Attributes:
+        added: Ids that are new.
+        duplicates: Ids that were there with the same content; nothing changed.
+        conflicts: Ids that were there with other content; the first was kept.
+    """
+
+    added: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    conflicts: tuple[str, ...]
+
+
+class Archive:
+    """Stored vectors of one encoder: ids, float32 rows, metadata, in a folder of their own.
+
+    Reading needs no lock and sees whole versions only. Writing is one process at a time, atomic and durable when the
+    call returns. `ids`, `vectors` and `metadata` each look for a newer version; where they must agree while
+    others write, take one `snapshot()`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Wrap an open store; use `Archive.open` or `Archive.create`."""
+        self.store = store
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        create: bool | None = None,
+        timeout: float = LOCK_TIMEOUT,
+    ) -> Self:
+        """Open an archive, or make one where there is none.
+
+        Args:
+            path: The archive's folder.
+            encoder: The encoder whose vectors it holds or shall hold; checked against the stored fingerprint.
+            create: Whether to make a missing archive; by default that is done when an encoder is given.
+            timeout: Seconds a write waits for another writer.
+
+        Raises:
+            ArchiveError: There is no archive and none may be made, or a newer radshot wrote it.
+            EncoderMismatch: It holds the vectors of another encoder.
+            ArchiveCorrupt: The database is damaged.
+        """
+        root = Path(path)
+        archive = cls(Store(root, timeout=timeout))
+        if not ((root / DATABASE_NAME).exists() and archive.store.open()):
+            if create is False or encoder is None:
+                archive.close()
+                hint = "" if encoder is not None else "; give the encoder to make one"
+                raise ArchiveError(f"There is no archive at '{root}'{hint}.")
+            archive.close()
+            return cls.create(
+                root,
+                encoder_name=encoder.name,
+                encoder_fingerprint=encoder.fingerprint,
+                encoder_spec=getattr(encoder, "spec", None),
+                dim=encoder.dim,
+                timeout=timeout,
+            )
+        if encoder is not None:
+            archive._check_encoder(encoder.name, encoder.fingerprint)
+        return archive
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoder_name: str,
+        encoder_fingerprint: str,
+        encoder_spec: str | None,
+        dim: int,
+        timeout: float = LOCK_TIMEOUT,
+    ) -> Self:
+        """Make a new, empty archive; one that is there for the same encoder is opened instead.
+
+        Args:
+            path: Its folder; made if missing, else it must be empty.
+            encoder_name: The encoder's name, for messages.
+            encoder_fingerprint: Digest of its weights, configuration and preprocessing.
+            encoder_spec: What `load_encoder` takes to load it again, where known.
+            dim: Numbers per vector.
+            timeout: Seconds a write waits for another writer.
+
+        Raises:
+            ArchiveError: The folder holds something else.
+            EncoderMismatch: An archive of another encoder is there.
+            StorageFull: No space.
+        """
+        root = Path(path)
+        if dim < 1:
+            raise ValueError(f"An archive's vectors have at least one dimension; got {dim}.")
+        if root.exists() and not root.is_dir():
+            raise ArchiveError(f"An archive is a folder, and '{root}' is a file.")
+        if root.is_dir():
+            foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in _OWN_NAMES)
+            foreign = [name for name in foreign if not name.startswith((".", HOLDER_NAME))]
+            if foreign:
+                raise ArchiveError(
+                    f"A new archive needs a folder of its own, and '{root}' holds {foreign[0]!r}: give a new name."
+                )
+        facts = {
+            "encoder_name": encoder_name,
+            "encoder_fingerprint": encoder_fingerprint,
+            "dim": str(dim),
+            "created_at": now(),
+        }
+        if encoder_spec is not None:
+            facts["encoder_spec"] = str(encoder_spec)
+        archive = cls(Store(root, timeout=timeout))
+        archive.store.create(facts)
+        archive._check_encoder(encoder_name, encoder_fingerprint)
+        return archive
+
+    def _check_encoder(self, name: str, fingerprint: str) -> None:
+        if fingerprint != self.encoder_fingerprint:
+            root, stored = self.store.root, self.encoder_name
+            kept = self.encoder_fingerprint
+            self.close()
+            raise EncoderMismatch(
+                f"The archive '{root}' holds vectors of {stored} ({kept[:12]}), and the encoder given is {name} "
+                f"({fingerprint[:12]}): use the archive's own encoder, or make the vectors anew with `radshot embed "
+                "--reembed`."
+            )
+
+    @property
+    def path(self) -> Path:
+        """The archive's folder."""
+        return self.store.root
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the encoder whose vectors these are."""
+        return self.store.facts["encoder_name"]
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Digest of that encoder's weights, configuration and preprocessing."""
+        return self.store.facts["encoder_fingerprint"]
+
+    @property
+    def encoder_spec(self) -> str | None:
+        """What `load_encoder` takes to load that encoder again, where known."""
+        return self.store.facts.get("encoder_spec")
+
+    @property
+    def dim(self) -> int:
+        """Numbers per vector."""
+        return self.store.dim
+
+    @property
+    def version(self) -> int:
+        """Newest committed version; it grows with every change, also another process's."""
+        return self.store.version()
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest committed version, whole and immutable; cached until there is a newer one."""
+        return self.store.snapshot()
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the newest version, sorted."""
+        return self.snapshot().ids
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Vectors of the newest version (n, d), read-only, aligned with `ids`."""
+        return self.snapshot().vectors
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        """Metadata of the newest version, aligned with `ids`."""
+        return self.snapshot().metadata
+
+    def __len__(self) -> int:
+        """Return the number of rows in the newest version."""
+        return len(self.snapshot())
+
+    def table(self) -> pd.DataFrame:
+        """Return ids and metadata of the newest version as a table, one row each."""
+        import pandas as pd
+
+        held = self.snapshot()
+        columns = dict.fromkeys(key for row in held.metadata for key in row if key != "id")
+        data = {key: [row.get(key) for row in held.metadata] for key in columns}
+        return pd.DataFrame({"id": held.ids, **data})
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the writer's lock for a `with` block, so that what is read and what is then written belong together."""
+        return self.store.writing()
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: ArrayLike,
+        *,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        hashes: Sequence[str] | None = None,
+    ) -> AddReport:
+        """Add rows, all in one atomic and durable step.
+
+        Args:
+            ids: Any text; it is never used as a path.
+            vectors: Rows (n, d) as the encoder made them, finite.
+            metadata: JSON-able mapping per row; key `patient` is what `remove(patient=...)` looks at.
+            hashes: Content hash per row, which tells a duplicate from a conflict; by default of the vector's bytes.
+
+        Raises:
+            ValueError: Shapes or values do not fit; nothing was stored.
+            ArchiveLocked, StorageFull: Nothing was stored.
+        """
+        rows = np.asarray(vectors, dtype=np.float32)
+        rows = self._checked(rows, len(ids))
+        names = [check_text(identity, "id") for identity in ids]
+        if hashes is None:
+            hashes = ["vector:" + hashlib.sha256(np.ascontiguousarray(row).data).hexdigest() for row in rows]
+        facts: Sequence[Mapping[str, Any]] = [{}] * len(names) if metadata is None else metadata
+        for what, given in (("metadata", facts), ("hashes", hashes)):
+            if len(given) != len(names):
+                raise ValueError(f"There must be as many {what} as ids: {len(names)} ids, {len(given)} {what}.")
+        outcomes = self.store.write(
+            NewRows(
+                ids=names,
+                vectors=rows,
+                hashes=[check_text(content, "hash") for content in hashes],
+                metadata=[encode_metadata(row, identity) for row, identity in zip(facts, names, strict=True)],
+                patients=[patient_of(row) for row in facts],
+            )
+        )
+        kinds = {kind: [n for n, o in zip(names, outcomes, strict=True) if o.kind == kind] for kind in _KINDS}
+        return AddReport(*(tuple(kinds[kind]) for kind in _KINDS))
+
+    def _checked(self, rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        if count == 0 and rows.size == 0:
+            return np.empty((0, self.dim), dtype=np.float32)
+        if rows.ndim != 2:
+            raise ValueError(f"Vectors must have shape (n, d); got {rows.shape}.")
+        if rows.shape[0] != count:
+            raise ValueError(f"There must be one vector per id: {count} ids, {rows.shape[0]} vectors.")
+        if rows.shape[1] != self.dim:
+            raise ValueError(
+                f"The vectors have {rows.shape[1]} dimensions, the archive '{self.path}' has {self.dim}: were both "
+                "made by the same encoder?"
+            )
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise ValueError(f"Vectors must be finite; row {int(bad[0])} holds NaN or infinity.")
+        return rows
+
+    def remove(
+        self, *, ids: Iterable[str] | None = None, patient: object | None = None, purge: bool = False
+    ) -> tuple[str, ...]:
+        """Remove rows by id or by patient; from the next request on they are as if never there.
+
+        A later `embed_archive` over a source that still holds the images brings them back.
+
+        Args:
+            ids: Ids to remove; those not there are passed over.
+            patient: Compared with `metadata["patient"]`, as text.
+            purge: Whether to erase the removed bytes from disk as well, see `purge`.
+
+        Returns:
+            The ids removed, sorted.
+
+        Raises:
+            UnknownId: Nothing matched.
+        """
+        if (ids is None) == (patient is None):
+            raise ValueError("Give either ids or a patient to remove, not both and not neither.")
+        if isinstance(ids, str):
+            ids = [ids]
+        names = None if ids is None else list(ids)
+        removed = self.store.remove(ids=names, patient=None if patient is None else str(patient))
+        if not removed:
+            sought = (
+                f"patient {str(patient)!r}" if names is None else f"id {', '.join(map(repr, names[:3])) or '(none)'}"
+            )
+            raise UnknownId(f"The archive '{self.path}' has no row of {sought}.")
+        if purge:
+            self.purge()
+        return removed
+
+    def purge(self) -> PurgeReport:
+        """Erase from disk what was removed: segments are rewritten, the database vacuumed, its log truncated."""
+        return purge(self.store)
+
+    def verify(self) -> VerifyReport:
+        """Read everything again and say what does not agree with what was written; never raises for damage."""
+        return verify(self.store)
+
+    def stats(self) -> dict[str, Any]:
+        """Return sizes and counts: rows, dim, version, segments, bytes, removed rows on disk, quarantined files."""
+        return measure(self.store)
+
+    def backup(self, to: str | os.PathLike[str]) -> Path:
+        """Copy the newest version to a new folder, consistent even while others read; returns the folder."""
+        return backup(self.store, Path(to))
+
+    def quarantine(self) -> list[Refusal]:
+        """List the files that `embed_archive` refused and that have not succeeded since."""
+        return refusals(self.store)
+
+    def get_note(self, key: str, default: Any = None) -> Any:
+        """Return a small JSON document that belongs to the archive, or `default`."""
+        text = self.store.get_note(key)
+        return default if text is None else json.loads(text)
+
+    def set_note(self, key: str, value: Any) -> None:
+        """Keep a small JSON document with the archive, durably; None removes it."""
+        self.store.set_note(check_text(key, "key"), None if value is None else json.dumps(value, allow_nan=False))
+
+    def close(self) -> None:
+        """Close the archive; snapshots taken from it stay valid."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """Return the archive itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the archive."""
+        self.close()

@@ -1,0 +1,226 @@
+"""Exact nearest neighbours over an archive: FAISS finds the candidates, float64 decides, ties go by id.
+
+FAISS computes in float32, and how it rounds depends on how many queries come together. So it only proposes: the
+candidates are scored again in float64 in a fixed order of summation, and the list is widened until a bound on FAISS's
+rounding error proves that no row outside it can belong to the answer. The answer therefore depends on the query and the
+rows searched, and on nothing else: not on batch mates, nor on rows that were removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .archive import Archive
+from .snapshot import Snapshot
+
+Metric = Literal["cosine", "euclidean", "dot"]
+"""What similarity is: the cosine (0 for a zero vector), minus the Euclidean distance, or the dot product."""
+
+SPARE = 16
+"""Candidates FAISS is asked for beyond k; widened fourfold where that does not suffice."""
+
+BLOCK_VALUES = 1 << 22
+"""Float64 values scored at once, which bounds the memory of a search (32 MiB)."""
+
+_UNIT = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Neighbours of m queries.
+
+    Attributes:
+        ids: Per query the ids, most similar first; equal similarities in order of id.
+        similarities: float32 (m, k'), larger is closer; k' = min(k, rows searched).
+        version: The archive's version that was searched.
+    """
+
+    ids: list[list[str]]
+    similarities: NDArray[np.float32]
+    version: int
+
+
+class Index:
+    """Exact search over a snapshot, or over an archive's newest version whatever it is at each search."""
+
+    def __init__(self, source: Snapshot | Archive, *, metric: Metric = "cosine") -> None:
+        """Choose what to search and how.
+
+        Args:
+            source: A snapshot stays as it is; an archive is followed, so that a removed row is gone at the next search.
+            metric: "cosine" normalises queries and rows, "euclidean" and "dot" take them as they are.
+
+        Raises:
+            ValueError: The metric is unknown.
+        """
+        if metric not in get_args(Metric):
+            raise ValueError(f"The metric must be one of {', '.join(get_args(Metric))}; got {metric!r}.")
+        self.metric: Metric = metric
+        self._source = source
+        self._current: _Rows | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows a search would see now."""
+        return len(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        return self._source if isinstance(self._source, Snapshot) else self._source.snapshot()
+
+    def search(self, queries: ArrayLike, k: int, *, among: Collection[str] | None = None) -> SearchResult:
+        """Find the k most similar rows of each query, exactly.
+
+        Args:
+            queries: float rows (m, d), from the encoder that made the archive.
+            k: Neighbours wanted; fewer come back only where fewer rows are searched.
+            among: Ids to search; ids that are not stored are passed over. All by default.
+
+        Raises:
+            ValueError: Queries of another dimension or shape, not finite, or k below 1.
+            ImportError: FAISS is not installed.
+        """
+        held = self._snapshot()
+        rows = self._current
+        if rows is None or rows.snapshot is not held:
+            rows = _Rows(held, np.arange(len(held)), self.metric)
+            self._current = rows
+        asked = _checked(queries, held.dim)
+        if k < 1:
+            raise ValueError(f"The number of neighbours k must be at least 1; got {k}.")
+        if among is not None:
+            subset = sorted({held.positions[identity] for identity in among if identity in held.positions})
+            rows = _Rows(held, np.asarray(subset, dtype=np.int64), self.metric)
+        order, scores = rows.nearest(asked, min(k, len(rows.which)))
+        return SearchResult(
+            ids=[[held.ids[row] for row in line] for line in order],
+            similarities=scores.astype(np.float32),
+            version=held.version,
+        )
+
+
+def _checked(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
+    asked = np.ascontiguousarray(queries, dtype=np.float32)
+    if asked.ndim != 2:
+        raise ValueError(f"Queries must have shape (m, d); got {asked.shape}.")
+    if asked.shape[1] != dim:
+        raise ValueError(
+            f"Query vectors have {asked.shape[1]} dimensions, the comparison set has {dim}: were both made by the same "
+            "encoder?"
+        )
+    bad = np.flatnonzero(~np.isfinite(asked).all(axis=1))
+    if bad.size:
+        raise ValueError(f"Query vectors must be finite; row {int(bad[0])} holds NaN or infinity.")
+    return asked
+
+
+class _Rows:
+    """Some rows of a snapshot with the FAISS index that proposes candidates among them."""
+
+    def __init__(self, snapshot: Snapshot, which: NDArray[np.int64], metric: Metric) -> None:
+        self.snapshot = snapshot
+        self.which = which
+        self.metric = metric
+        whole = len(which) == len(snapshot)
+        vectors = snapshot.vectors if whole else snapshot.vectors[which]
+        self.vectors = vectors  # (n, d)
+        self.norms = np.empty(len(vectors), dtype=np.float64)  # (n,)
+        for part in _blocks(vectors):
+            self.norms[part] = _norms(vectors[part])
+        self.longest = float(self.norms.max(initial=0.0))
+        self.flat = _flat(vectors, self.norms, metric)
+
+    def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return rows of the snapshot (m, k) and their similarities (m, k), best first."""
+        order = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float64)
+        todo = np.arange(len(queries))
+        width = k + SPARE
+        while len(todo) and k:
+            if 2 * width >= len(self.which):
+                for place in todo:
+                    everything = np.arange(len(self.which))
+                    order[place], scores[place] = self._best(queries[place], everything, k)
+                break
+            found, reach = self._propose(queries[todo], width)
+            later = []
+            for place, candidates, farthest in zip(todo, found, reach, strict=True):
+                if candidates.min() >= 0:  # FAISS says -1 where it gave up on a value
+                    order[place], scores[place] = self._best(queries[place], np.sort(candidates), k)
+                if candidates.min() < 0 or not scores[place, -1] > farthest:
+                    later.append(place)
+            todo = np.asarray(later, dtype=np.int64)
+            width *= 4
+        return self.which[order], scores
+
+    def _propose(self, queries: NDArray[np.float32], width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return candidates (m, width), and per query the similarity (m,) no row outside them can exceed."""
+        norms = _norms(queries)
+        if self.metric == "cosine":
+            queries = _normalised(queries, norms)
+        values, found = self.flat.search(queries, width)
+        last = values[:, -1].astype(np.float64)
+        rounding = 4.0 * (queries.shape[1] + 8) * _UNIT
+        if self.metric == "cosine":
+            return found, last + rounding
+        if self.metric == "dot":
+            return found, last + rounding * norms * self.longest
+        squared = np.maximum(last - rounding * (norms + self.longest) ** 2, 0.0)
+        return found, -np.sqrt(squared)
+
+    def _best(
+        self, query: NDArray[np.float32], candidates: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Score candidates (in order of id) in float64 and return the k best; equal ones keep their order."""
+        step = max(1, BLOCK_VALUES // len(query))
+        parts = [candidates[start : start + step] for start in range(0, len(candidates), step)]
+        scores = np.concatenate([self._score(query, part) for part in parts])
+        best = np.argsort(-scores, kind="stable")[:k]
+        return candidates[best], scores[best]
+
+    def _score(self, query: NDArray[np.float32], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+        wide = query.astype(np.float64)
+        rows = self.vectors[candidates].astype(np.float64)  # (c, d)
+        if self.metric == "euclidean":
+            return -np.sqrt(_row_sums((rows - wide) ** 2))
+        scores = _row_sums(rows * wide)
+        if self.metric == "dot":
+            return scores
+        length = self.norms[candidates] * np.sqrt(_row_sums(wide[None] ** 2))
+        return np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
+
+
+def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum each contiguous row (c, d) -> (c,); NumPy's pairwise order of summation depends on d alone."""
+    sums: NDArray[np.float64] = np.add.reduce(np.ascontiguousarray(values), axis=1)
+    return sums
+
+
+def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.sqrt(_row_sums(vectors.astype(np.float64) ** 2))
+
+
+def _blocks(vectors: NDArray[np.float32]) -> list[slice]:
+    step = max(1, BLOCK_VALUES // vectors.shape[1])
+    return [slice(start, start + step) for start in range(0, len(vectors), step)]
+
+
+def _normalised(vectors: NDArray[np.float32], norms: NDArray[np.float64]) -> NDArray[np.float32]:
+    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return (vectors * scale[:, None]).astype(np.float32)
+
+
+def _flat(vectors: NDArray[np.float32], norms: NDArray[np.float64], metric: Metric) -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError(
+            "Search needs FAISS, which is not installed: pip install radshot[cpu] (or radshot[gpu], never both)."
+        ) from None
+    flat = faiss.IndexFlatL2(vectors.shape[1]) if metric == "euclidean" else faiss.IndexFlatIP(vectors.shape[1])
+    for part in _blocks(vectors):
+        flat.add(_normalised(vectors[part], norms[part]) if metric == "cosine" else vectors[part])
+    return flat

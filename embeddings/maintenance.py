@@ -1,0 +1,271 @@
+"""Looking after a store: verify, purge, backup, statistics."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import zlib
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import database
+from .database import DATABASE_NAME, row_crc, transaction, translated
+from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked
+from .segments import FOLDER, HEADER, Segment, read_segment, segment_path, segment_problem, stray_files, sync_folder
+from .store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What reading everything again found.
+
+    Attributes:
+        ok: Whether there is no problem.
+        problems: One sentence each: what is damaged.
+        notes: One sentence each: harmless leftovers.
+        version: The version that was checked, 0 where it cannot be read.
+        rows: Rows checked.
+        segments: Segments checked.
+    """
+
+    ok: bool
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    version: int
+    rows: int
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What a purge erased.
+
+    Attributes:
+        rows: Removed vectors that were still on disk.
+        segments: Segments rewritten or dropped.
+    """
+
+    rows: int
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that was refused, and why.
+
+    Attributes:
+        path: The file.
+        reason: One sentence without the path.
+        stage: Where it failed: "read", "encode" or "store".
+        at: When, UTC, ISO 8601.
+    """
+
+    path: str
+    reason: str
+    stage: str
+    at: str
+
+
+def verify(store: Store) -> VerifyReport:
+    """Check the database, every segment's SHA-256, and every row's checksums and vector.
+
+    Holds the writer's lock, so that nothing moves meanwhile; damage is reported, never raised.
+
+    Raises:
+        ArchiveLocked: A writer did not finish in time.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    version = rows = 0
+    segments: list[Segment] = []
+    with store.writing():
+        try:
+            with store.reading() as connection, transaction(connection, write=False):
+                problems += _database_problems(connection)
+                version = database.number(store.root, database.facts(connection), "version")
+                segments = store.segments(connection)
+                rows = _check_rows(store, connection, segments, problems)
+                drafts, orphans = stray_files(store.root, {segment.name for segment in segments})
+            notes += [
+                f"'{path}' was left by a writer that died; the next write clears it." for path in drafts + orphans
+            ]
+        except ArchiveError as error:
+            problems.append(str(error))
+    return VerifyReport(
+        ok=not problems,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        version=version,
+        rows=rows,
+        segments=len(segments),
+    )
+
+
+def _database_problems(connection: sqlite3.Connection) -> list[str]:
+    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+    problems = [] if found == ["ok"] else [f"The database fails its own check: {line}." for line in found]
+    problems += [
+        f"The database's table {row[0]} names a segment that is not listed."
+        for row in connection.execute("PRAGMA foreign_key_check").fetchmany(20)
+    ]
+    for key, value, crc in connection.execute("SELECT key, value, crc FROM notes"):
+        if zlib.crc32(value.encode()) != crc:
+            problems.append(f"Note {key!r} does not match its checksum.")
+    return problems
+
+
+def _check_rows(store: Store, connection: sqlite3.Connection, segments: list[Segment], problems: list[str]) -> int:
+    count = digest = 0
+    known = {segment.key for segment in segments}
+    for segment in segments:
+        vectors = _check_segment(store, segment, problems)
+        query = "SELECT id, position, hash, metadata, vector_crc, row_crc FROM rows WHERE segment = ? ORDER BY position"
+        for identity, position, content_hash, text, vector_crc, crc in connection.execute(query, (segment.key,)):
+            count += 1
+            digest ^= crc
+            if row_crc(identity, segment.key, position, content_hash, text, vector_crc) != crc:
+                problems.append(f"Row {identity!r} does not match its checksum.")
+            elif not 0 <= position < segment.rows:
+                problems.append(f"Row {identity!r} points outside segment {segment.name}.")
+            elif vectors is not None and zlib.crc32(vectors[position].data) != vector_crc:
+                problems.append(f"The vector of row {identity!r} does not match its checksum.")
+            elif vectors is not None and not np.isfinite(vectors[position]).all():
+                problems.append(f"The vector of row {identity!r} is not finite.")
+    lost = [row[0] for row in connection.execute("SELECT id, segment FROM rows") if row[1] not in known]
+    problems += [f"Row {identity!r} points into a segment that is not listed." for identity in lost]
+    recorded = connection.execute("SELECT value FROM archive WHERE key = 'digest'").fetchone()
+    if not lost and (recorded is None or recorded[0] != f"{count} {digest}"):
+        problems.append("The set of rows does not match its recorded digest: rows are missing or were changed.")
+    return count
+
+
+def _check_segment(store: Store, segment: Segment, problems: list[str]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    try:
+        content = segment_path(store.root, segment.name).read_bytes()
+    except (OSError, ArchiveCorrupt) as error:
+        missing = isinstance(error, FileNotFoundError)
+        problems.append(f"Segment {segment.name!r} {'is missing' if missing else f'cannot be read ({error})'}.")
+        return None
+    problem = segment_problem(content, segment, dim=store.dim)
+    if problem is not None:
+        problems.append(f"Segment {segment.name} {problem}.")
+        if len(content) != HEADER.size + 4 * segment.rows * store.dim:
+            return None
+    return np.frombuffer(content, dtype="<f4", offset=HEADER.size).reshape(segment.rows, store.dim)
+
+
+def purge(store: Store) -> PurgeReport:
+    """Leave no byte of removed rows in the archive's folder.
+
+    Segments that hold removed vectors are rewritten, the database is vacuumed (secure_delete is always on) and its log
+    truncated. The blocks a file system had given to the old files are beyond a program's reach, and so are backups.
+
+    Raises:
+        ArchiveLocked: A writer, or a reader in the middle of an old version, did not finish in time.
+        StorageFull: No space to rewrite; the current version is intact.
+    """
+    with store.writing():
+        with store.reading() as connection:
+            live = dict(connection.execute("SELECT segment, count(*) FROM rows GROUP BY segment").fetchall())
+            dirty = [s for s in store.segments(connection) if live.get(s.key, 0) < s.rows]
+        erased = sum(segment.rows - live.get(segment.key, 0) for segment in dirty)
+        for segment in dirty:
+            store.rewrite([segment])
+        with store.reading() as connection:
+            _truncate_log(store, connection)
+            connection.execute("VACUUM")
+            _truncate_log(store, connection)
+        store.sweep()
+        with translated(store.root):
+            sync_folder(store.root / FOLDER)
+    return PurgeReport(rows=erased, segments=len(dirty))
+
+
+def _truncate_log(store: Store, connection: sqlite3.Connection) -> None:
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise ArchiveLocked(
+            f"The archive '{store.root}' is being read in an old version, which keeps removed rows on disk: run the "
+            "purge again when the reader has finished."
+        )
+
+
+def backup(store: Store, to: Path) -> Path:
+    """Copy the newest version to a new folder through SQLite's backup; segments are checked on the way.
+
+    Raises:
+        ArchiveError: The target is there already.
+        ArchiveCorrupt: A segment is damaged; nothing is left at the target.
+        StorageFull: No space at the target; nothing is left there.
+    """
+    if to.exists():
+        raise ArchiveError(f"A backup needs a new folder, and '{to}' is there already: give a new name.")
+    draft = to.with_name(f".{to.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with store.writing(), translated(draft):
+            (draft / FOLDER).mkdir(parents=True)
+            with closing(database.connect(draft / DATABASE_NAME, create=True)) as target:
+                with store.reading() as connection:
+                    connection.backup(target)
+                for segment in store.segments(target):
+                    read_segment(store.root, segment, dim=store.dim, check=True)
+                    copy = draft / FOLDER / segment.name
+                    shutil.copyfile(segment_path(store.root, segment.name), copy)
+                    read_segment(draft, segment, dim=store.dim, check=True)
+                _sync_file_tree(draft)
+                target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            draft.rename(to)
+            sync_folder(to.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return to
+
+
+def _sync_file_tree(folder: Path) -> None:
+    for path in (folder / FOLDER).iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder / FOLDER)
+    sync_folder(folder)
+
+
+def measure(store: Store) -> dict[str, Any]:
+    """Count rows, segments and bytes of the newest version."""
+    held = store.snapshot()
+    with store.reading() as connection:
+        segments = store.segments(connection)
+        files = connection.execute("SELECT count(*) FROM files").fetchone()[0]
+        refused = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
+    patients = {value for text in held.metadata_json if (value := json.loads(text).get("patient")) is not None}
+    return {
+        "path": str(store.root),
+        "format": int(store.facts["format"]),
+        "version": held.version,
+        "rows": len(held),
+        "dim": store.dim,
+        "patients": len(patients),
+        "encoder": store.facts["encoder_name"],
+        "encoder_fingerprint": store.facts["encoder_fingerprint"],
+        "created_at": store.facts["created_at"],
+        "segments": len(segments),
+        "removed_rows_on_disk": sum(segment.rows for segment in segments) - len(held),
+        "vector_bytes": sum(HEADER.size + 4 * segment.rows * store.dim for segment in segments),
+        "total_bytes": sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file()),
+        "files_known": files,
+        "quarantined": refused,
+    }
+
+
+def refusals(store: Store) -> list[Refusal]:
+    """List the quarantine, by path."""
+    with store.reading() as connection:
+        rows = connection.execute("SELECT path, reason, stage, at FROM quarantine ORDER BY path").fetchall()
+    return [Refusal(*row) for row in rows]

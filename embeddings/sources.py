@@ -1,0 +1,210 @@
+"""Where images come from: folders, tables of paths, lists; each becomes `Record`s, and no pixel is read here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import SourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_SUFFIXES = frozenset({".csv", ".parquet", ".pq"})
+"""Files that are read as a table of paths when given as a source."""
+
+IGNORED_SUFFIXES = TABLE_SUFFIXES | frozenset(
+    {".tsv", ".txt", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml", ".log", ".pdf"}
+    | {".npz", ".safetensors", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar", ".xlsx", ".xls", ".doc", ".docx"}
+)
+"""Files a folder source passes over in silence: text, tables, programs, packed files. Everything else, whatever it is called
+or not called, is opened, since DICOM files often have no extension or a wrong one; what is then no image is refused."""
+
+IGNORED_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini"})
+"""Files passed over by name, in any case: indexes of folders, not images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image to embed.
+
+    Attributes:
+        path: The file.
+        id: The row's id where the file carries no SOPInstanceUID; that one wins where it does.
+        metadata: What is known about it; `patient` is its patient.
+        root: The folder it must lie in once links are resolved, or None for anywhere.
+    """
+
+    path: Path
+    id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    root: Path | None = None
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as text that UTF-8 can hold; bytes of a file name that are no UTF-8 become `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def records_from_folder(path: str | os.PathLike[str], *, without: Path | None = None) -> list[Record]:
+    """List every file below a folder that may be an image, sorted by path; a single file is a list of one.
+
+    Hidden files and folders, and `IGNORED_SUFFIXES`, are passed over. Folders that are links are not followed; the id is
+    the path relative to the folder, with forward slashes.
+
+    Args:
+        path: A folder, or one file.
+        without: A folder inside it to leave out (an archive, say).
+
+    Raises:
+        SourceError: There is nothing at that path, or a folder cannot be listed.
+    """
+    top = Path(path)
+    if not top.exists():
+        raise SourceError(f"There is no folder or file at '{printable(path)}'.")
+    if not top.is_dir():
+        return [Record(path=top, id=printable(top.name), metadata={"source": printable(top.absolute().parent)})]
+    shared = {"source": printable(top.absolute())}
+    left_out = None if without is None else without.resolve()
+    return [
+        Record(path=file, id=printable(file.relative_to(top).as_posix()), metadata=shared, root=top)
+        for file in _files(top, left_out)
+    ]
+
+
+def _files(folder: Path, left_out: Path | None) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(f"The folder '{printable(folder)}' cannot be listed: {error.strerror}.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if left_out is None or path.resolve() != left_out:
+                yield from _files(path, left_out)
+        elif entry.is_dir():
+            continue
+        elif path.suffix.lower() not in IGNORED_SUFFIXES and entry.name.lower() not in IGNORED_NAMES:
+            yield path
+
+
+def records_from_table(
+    table: pd.DataFrame | str | os.PathLike[str],
+    *,
+    image_column: str = "image",
+    group: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> list[Record]:
+    """List the images a table names, in its order; every other column becomes metadata, empty cells are left out.
+
+    Args:
+        table: A CSV (read as text, so that "007" stays) or Parquet file with a header, or a DataFrame.
+        image_column: The column of paths, relative to the file (to `root` for a DataFrame).
+        group: The column that names the patient; it becomes `metadata["patient"]`.
+        root: Where relative paths start; by default the table's folder, or the working folder for a DataFrame.
+
+    Raises:
+        SourceError: The table cannot be read, lacks a column, or has an empty path (the row is named).
+    """
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        name, frame, base = "The table", table, Path(root or ".")
+    else:
+        file = Path(table)
+        name, frame, base = f"'{printable(file)}'", _read_table(file), Path(root) if root is not None else file.parent
+    for column in [image_column, *([group] if group is not None else [])]:
+        if column not in frame.columns:
+            near = get_close_matches(column, [str(other) for other in frame.columns], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SourceError(f"{name} has no column {column!r}; it has {', '.join(map(str, frame.columns))}.{hint}")
+    records = []
+    for number, row in enumerate(frame.to_dict(orient="records"), start=1):
+        facts = {str(key): _cell(value) for key, value in row.items() if not _is_empty(value)}
+        image = str(facts.pop(image_column, "")).strip()
+        if not image:
+            raise SourceError(f"{name} has no path in column {image_column!r} of row {number}.")
+        if group is not None and group in facts:
+            facts["patient"] = str(facts[group])
+        records.append(Record(path=base / image, id=printable(Path(image).as_posix()), metadata=facts))
+    return records
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SourceError(f"There is no table at '{printable(path)}'.") from None
+    except (OSError, ValueError) as error:  # pandas and pyarrow derive their own errors from these two
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise SourceError(f"'{printable(path)}' cannot be read as a table: {reason}.") from error
+
+
+def _is_empty(value: Any) -> bool:
+    # NaN, NaT and pandas.NA are the values that do not equal themselves, or refuse to say so.
+    if value is None or (isinstance(value, str) and value == ""):
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):
+        return type(value).__name__ == "NAType"
+
+
+def _cell(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def gather(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Record] | None,
+    *,
+    manifest: pd.DataFrame | str | os.PathLike[str] | None,
+    image_column: str,
+    group: str | None,
+    without: Path,
+) -> list[Record]:
+    """List the records of several sources in the order given; a file reached twice counts once.
+
+    A manifest beside sources adds its columns to those of their images that it names; without sources its images are the
+    source. A source that is itself a CSV or Parquet file is read as a table.
+
+    Raises:
+        SourceError: A source or the manifest cannot be read, or there is neither.
+    """
+    parts: Iterable[str | os.PathLike[str] | Record]
+    if source is None:
+        if manifest is None:
+            raise SourceError("Give a folder, a table or a list of records to embed.")
+        parts = []
+        records = records_from_table(manifest, image_column=image_column, group=group)
+    else:
+        parts = [source] if isinstance(source, str | os.PathLike) else source
+        records = []
+    for part in parts:
+        if isinstance(part, Record):
+            records.append(part)
+        elif Path(part).suffix.lower() in TABLE_SUFFIXES and not Path(part).is_dir():
+            records += records_from_table(part, image_column=image_column, group=group)
+        else:
+            records += records_from_folder(part, without=without)
+    if manifest is not None and source is not None:
+        named = records_from_table(manifest, image_column=image_column, group=group)
+        known = {record.path.resolve(): record.metadata for record in named}
+        records = [
+            replace(record, metadata={**record.metadata, **known.get(record.path.resolve(), {})}) for record in records
+        ]
+    once: dict[str, Record] = {}
+    for record in records:
+        once.setdefault(os.path.abspath(record.path), record)  # noqa: PTH100 (keeps links, unlike resolve)
+    return list(once.values())

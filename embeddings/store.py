@@ -1,0 +1,269 @@
+"""The truth on disk: rows in SQLite, vectors in immutable segments, one writer, readers that never wait for it.
+
+A write is: take the lock, write and fsync a segment, commit the rows that point into it. A crash before the commit
+leaves a file nobody names (an orphan, swept after the next commit); a crash after it leaves nothing to do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .database import row_crc, transaction
+from .errors import ArchiveCorrupt, ArchiveError
+from .reading import PLACE_BITS, ReadableStore
+from .segments import Segment, segment_path, stray_files, write_segment
+
+SMALL_ROWS = 4096
+"""A segment below this many rows is small: single registrations make such segments."""
+
+MAX_SMALL_SEGMENTS = 32
+"""A writer that leaves more small segments than this merges them into one."""
+
+Kind = Literal["added", "updated", "duplicate", "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one row offered to `Store.write`: the kind, and the id of the row that now stands for it."""
+
+    kind: Kind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Aligned rows on their way into the store; metadata is JSON text, patients may be None."""
+
+    ids: Sequence[str]
+    vectors: NDArray[np.float32]
+    hashes: Sequence[str]
+    metadata: Sequence[str]
+    patients: Sequence[str | None]
+
+
+class Store(ReadableStore):
+    """Rows and segments of one archive; `Archive` is the friendly face of it."""
+
+    _committing = False
+
+    def write(
+        self,
+        rows: NewRows,
+        *,
+        replace: Collection[str] = frozenset(),
+        unique_hashes: bool = False,
+        also: Callable[[sqlite3.Connection, list[Outcome]], None] | None = None,
+    ) -> list[Outcome]:
+        """Add rows in one atomic, durable step.
+
+        Args:
+            rows: The rows; vectors float32 (n, d).
+            replace: Ids whose row gives way when the content differs (elsewhere that is a conflict, first kept).
+            unique_hashes: Whether content already stored under another id is a duplicate of that row.
+            also: More statements for the same transaction, given the outcomes.
+
+        Returns:
+            One outcome per row, in order.
+
+        Raises:
+            StorageFull: Nothing changed.
+            ArchiveLocked: Another writer kept the lock too long.
+        """
+        with self.writing():
+            outcomes, dropped = self._classify(rows, replace, unique_hashes)
+            taken = [row for row, outcome in enumerate(outcomes) if outcome.kind in ("added", "updated")]
+            if not taken and not dropped and also is None:
+                return outcomes
+            with self._segment(rows.vectors[taken] if taken else None) as segment, self._change() as connection:
+                digest = self._delete(connection, dropped)
+                if segment is not None:
+                    digest ^= self._insert(connection, segment, rows, taken)
+                if taken or dropped:
+                    self._publish(connection, len(taken) - len(dropped), digest)
+                if also is not None:
+                    also(connection, outcomes)
+            self._settle()
+        return outcomes
+
+    def _classify(
+        self, rows: NewRows, replace: Collection[str], unique_hashes: bool
+    ) -> tuple[list[Outcome], list[str]]:
+        known = {identity: content for identity, (_, content) in self.lookup("id", rows.ids).items()}
+        twins = {key: value[0] for key, value in self.lookup("hash", rows.hashes).items()} if unique_hashes else {}
+        stored = set(known)
+        outcomes: list[Outcome] = []
+        dropped: list[str] = []
+        for identity, content in zip(rows.ids, rows.hashes, strict=True):
+            before = known.get(identity)
+            if before == content:
+                outcomes.append(Outcome("duplicate", identity))
+                continue
+            if before is not None and (identity not in replace or identity not in stored):
+                outcomes.append(Outcome("conflict", identity))
+                continue
+            if before is not None:
+                dropped.append(identity)
+                stored.discard(identity)
+                del known[identity]
+                if twins.get(before) == identity:
+                    del twins[before]
+            if content in twins:
+                outcomes.append(Outcome("duplicate", twins[content]))
+                continue
+            outcomes.append(Outcome("added" if before is None else "updated", identity))
+            known[identity] = content
+            if unique_hashes:
+                twins[content] = identity
+        return outcomes, dropped
+
+    @contextmanager
+    def _segment(self, vectors: NDArray[np.float32] | None) -> Iterator[Segment | None]:
+        """Write a segment for the block to commit; take it away again if the block fails before its commit."""
+        if vectors is None:
+            yield None
+            return
+        name, sha256 = write_segment(self.root, vectors)
+        self._committing = False
+        try:
+            yield Segment(key=0, name=name, sha256=sha256, rows=len(vectors))
+        except BaseException:
+            # After a failed COMMIT its frames may still be found by a recovery: then the file stays, and is swept
+            # once a later commit has overwritten them.
+            if not self._committing:
+                with suppress(OSError):
+                    segment_path(self.root, name).unlink()
+            raise
+        self._verified.add(name)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self.reading() as connection, transaction(connection, write=True):
+            yield connection
+            self._committing = True
+
+    def _insert(self, connection: sqlite3.Connection, segment: Segment, rows: NewRows, taken: list[int]) -> int:
+        key = self._register(connection, segment)
+        version = self._version(connection) + 1
+        digest = 0
+        values: list[tuple[Any, ...]] = []
+        for position, row in enumerate(taken):
+            vector_crc = zlib.crc32(np.ascontiguousarray(rows.vectors[row], dtype="<f4").data)
+            crc = row_crc(rows.ids[row], key, position, rows.hashes[row], rows.metadata[row], vector_crc)
+            digest ^= crc
+            place = (rows.ids[row], key, position)
+            values.append((*place, rows.hashes[row], rows.patients[row], rows.metadata[row], vector_crc, crc, version))
+        connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        return digest
+
+    def _register(self, connection: sqlite3.Connection, segment: Segment) -> int:
+        cursor = connection.execute(
+            "INSERT INTO segments (name, sha256, rows) VALUES (?, ?, ?)", (segment.name, segment.sha256, segment.rows)
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _delete(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
+        digest = 0
+        for identity in ids:
+            row = connection.execute("DELETE FROM rows WHERE id = ? RETURNING row_crc", (identity,)).fetchone()
+            digest ^= row[0]
+            connection.execute("DELETE FROM files WHERE id = ?", (identity,))
+            connection.execute("DELETE FROM quarantine WHERE id = ?", (identity,))
+        return digest
+
+    def _publish(self, connection: sqlite3.Connection, growth: int, digest: int) -> None:
+        count, old = self._digest(connection)
+        connection.execute("UPDATE archive SET value = ? WHERE key = 'digest'", (f"{count + growth} {old ^ digest}",))
+        version = str(self._version(connection) + 1)
+        connection.execute("UPDATE archive SET value = ? WHERE key = 'version'", (version,))
+
+    def remove(self, *, ids: Iterable[str] | None = None, patient: str | None = None) -> tuple[str, ...]:
+        """Remove rows by id or by patient in one atomic step, with their file states and quarantine entries.
+
+        Returns:
+            The ids removed, sorted; none if nothing matched.
+        """
+        with self.writing():
+            if patient is not None:
+                with self.reading() as connection:
+                    query = "SELECT id FROM rows WHERE patient = ?"
+                    matched = [identity for (identity,) in connection.execute(query, (patient,))]
+            else:
+                matched = list(self.lookup("id", ids or ()))
+            if not matched:
+                return ()
+            with self._change() as connection:
+                digest = self._delete(connection, matched)
+                if patient is not None:
+                    connection.execute("DELETE FROM quarantine WHERE patient = ?", (patient,))
+                self._publish(connection, -len(matched), digest)
+            self._settle()
+        return tuple(sorted(matched))
+
+    def set_note(self, key: str, value: str | None) -> None:
+        """Store a note's JSON text, or with None remove it; the version grows."""
+        with self.writing(), self._change() as connection:
+            connection.execute("DELETE FROM notes WHERE key = ?", (key,))
+            if value is not None:
+                connection.execute("INSERT INTO notes VALUES (?, ?, ?)", (key, value, zlib.crc32(value.encode())))
+            self._publish(connection, 0, 0)
+
+    def rewrite(self, segments: Sequence[Segment]) -> None:
+        """Move the live rows of some segments into one new segment, as a new version, and delete the old files.
+
+        A reader in the middle of the old version finds a file gone, and starts again with the new version.
+        """
+        with self.writing():
+            marks = ",".join("?" * len(segments))
+            with self.reading() as connection:
+                rows = connection.execute(
+                    "SELECT id, segment, position, hash, metadata, vector_crc, row_crc FROM rows "
+                    f"WHERE segment IN ({marks}) ORDER BY id",
+                    [segment.key for segment in segments],
+                ).fetchall()
+            places = np.asarray([row[1] << PLACE_BITS | row[2] for row in rows], dtype=np.int64)
+            try:
+                vectors = self._gather(places, {segment.key: segment for segment in segments}) if rows else None
+            except FileNotFoundError as error:
+                raise ArchiveCorrupt(f"The segment '{error.filename}' is missing: run `radshot verify`.") from None
+            with self._segment(vectors) as written, self._change() as connection:
+                digest = 0
+                if written is not None:
+                    key = self._register(connection, written)
+                    for position, (identity, _, _, content_hash, text, vector_crc, crc) in enumerate(rows):
+                        moved = row_crc(identity, key, position, content_hash, text, vector_crc)
+                        digest ^= crc ^ moved
+                        connection.execute(
+                            "UPDATE rows SET segment = ?, position = ?, row_crc = ? WHERE id = ?",
+                            (key, position, moved, identity),
+                        )
+                connection.executemany("DELETE FROM segments WHERE key = ?", [(segment.key,) for segment in segments])
+                self._publish(connection, 0, digest)
+            self.sweep()
+
+    def sweep(self) -> int:
+        """Delete drafts and files no commit names; call it only under the lock and after a commit of this process."""
+        with self.writing():
+            with self.reading() as connection:
+                known = {segment.name for segment in self.segments(connection)}
+            drafts, orphans = stray_files(self.root, known)
+            for path in drafts + orphans:
+                with suppress(OSError):
+                    path.unlink()
+            return len(drafts) + len(orphans)
+
+    def _settle(self) -> None:
+        """After a commit: sweep, and merge small segments; trouble here must not fail what is already durable."""
+        with suppress(ArchiveError, OSError):
+            self.sweep()
+            with self.reading() as connection:
+                small = [segment for segment in self.segments(connection) if segment.rows < SMALL_ROWS]
+            if len(small) > MAX_SMALL_SEGMENTS:
+                self.rewrite(small)

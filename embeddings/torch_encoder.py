@@ -1,0 +1,366 @@
+"""TorchEncoder: a torch network with its preprocessing, saved as safetensors + JSON and never as a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .backbones import build_backbone
+from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, fingerprint_of
+from .errors import EncoderError
+from .preprocess import Preprocess
+
+# Version of the checkpoint's layout; a larger one is refused.
+FORMAT_VERSION = 1
+
+# The tensors of a checkpoint, beside encoder.json.
+WEIGHTS_FILE = "weights.safetensors"
+
+# Largest encoder.json that is read; a real one has a few kilobytes.
+MAX_JSON_BYTES = 4 * 2**20
+
+# Names inside the weights file: the network's tensors, and the source domain's mean vector.
+_NETWORK_PREFIX, _SOURCE_MEAN = "network.", "source_mean"
+
+
+class TorchEncoder(BaseEncoder):
+    """A torch network from (n, C, H, W) to (n, d), with the preprocessing it was trained with.
+
+    Vectors are computed in evaluation mode, in float32, without gradients. Torch may choose other kernels for other
+    batch sizes, so the same image in another batch can differ by float rounding (about 1e-6 relative), no more.
+
+    Args:
+        network: Its output is (n, d); `network.dim` is d where it exists, else one blank image is sent through.
+            It is moved to `device` and must not be trained further under this encoder: the fingerprint is taken now.
+        preprocess: From an image to what the network sees.
+        name: For people.
+        backbone_config: Name and options that `build_backbone` needs to build the network again; None takes them
+            from the network where it has them. Without them the encoder works but cannot be saved.
+        source_mean: Mean vector of the source domain, shape (d,), or None.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        training: A JSON document on how the weights came about (seed, data, settings), kept with them.
+
+    Raises:
+        EncoderError: The network does not make one vector per image, or there is no such device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess,
+        *,
+        name: str,
+        backbone_config: Mapping[str, Any] | None = None,
+        source_mean: NDArray[np.float32] | None = None,
+        device: str = "auto",
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move the network to its device and take its fingerprint."""
+        self.network = network.to(choose_device(device))
+        self.device = device_of(network)
+        self.preprocess = preprocess
+        self.loader = ImageLoader(preprocess)
+        self.name = name
+        config = backbone_config if backbone_config is not None else getattr(network, "backbone_config", None)
+        self.backbone_config: dict[str, Any] | None = dict(config) if isinstance(config, Mapping) else None
+        self.training: dict[str, Any] = dict(training or {})
+        blank = self._forward(np.zeros((1, preprocess.channels, *preprocess.size), dtype=np.float32))
+        self.dim = int(blank.shape[1])
+        declared = getattr(network, "dim", self.dim)
+        if declared != self.dim:
+            raise EncoderError(f"The network says dim = {declared} and makes vectors of {self.dim} dimensions.")
+        self.source_mean = _check_mean(source_mean, self.dim)
+        self.fingerprint = self._take_fingerprint()
+
+    def encode_loaded(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Send n loaded images (C, H, W) through the network at once.
+
+        Args:
+            batch: Arrays of one shape, float32, as `load` makes them.
+
+        Returns:
+            float32 rows (n, dim).
+        """
+        if len(batch) == 0:
+            return np.empty((0, self.dim), dtype=np.float32)
+        return self._forward(np.stack([np.asarray(image, dtype=np.float32) for image in batch]))
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `weights.safetensors` and `encoder.json`; each appears whole or not at all.
+
+        Args:
+            folder: Made where it is missing. A checkpoint already there is replaced, other files stay.
+
+        Returns:
+            The folder.
+
+        Raises:
+            EncoderError: The network is not of the registry, so nobody could build it again; its weights changed since
+                the encoder was made; or the folder cannot be written.
+        """
+        if self.backbone_config is None:
+            raise EncoderError(
+                f"The encoder {self.name!r} cannot be saved: its network ({type(self.network).__name__}) was not made "
+                "by build_backbone, so a checkpoint could not build it again."
+            )
+        if self._take_fingerprint() != self.fingerprint:
+            raise EncoderError(
+                f"The weights of {self.name!r} changed since the encoder was made: make a new TorchEncoder."
+            )
+        target = Path(folder)
+        tensors = {_NETWORK_PREFIX + key: value for key, value in _tensors(self.network).items()}
+        if self.source_mean is not None:
+            tensors[_SOURCE_MEAN] = torch.from_numpy(np.array(self.source_mean))
+        weights_new, json_new = target / f".{WEIGHTS_FILE}.{os.getpid()}", target / f".{CHECKPOINT_FILE}.{os.getpid()}"
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, weights_new)
+            document = {
+                "format_version": FORMAT_VERSION,
+                "kind": "torch",
+                "name": self.name,
+                "dim": self.dim,
+                "backbone": self.backbone_config,
+                "preprocess": self.preprocess.to_json(),
+                "fingerprint": self.fingerprint,
+                "weights_sha256": _sha256(weights_new),
+                "training": self.training,
+            }
+            json_new.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            for new, final in ((weights_new, WEIGHTS_FILE), (json_new, CHECKPOINT_FILE)):
+                _sync(new)
+                new.replace(target / final)
+            _sync(target)
+        except OSError as error:
+            raise EncoderError(f"The checkpoint {target} cannot be written: {error.strerror or error}.") from error
+        except (TypeError, ValueError) as error:
+            raise EncoderError(f"The training record of {self.name!r} is not plain JSON ({error}).") from error
+        finally:
+            weights_new.unlink(missing_ok=True)
+            json_new.unlink(missing_ok=True)
+        return target
+
+    def _forward(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Send (n, C, H, W) through the network in evaluation mode and leave its mode as it was."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                vectors = self.network(torch.from_numpy(images).to(self.device))
+        finally:
+            self.network.train(was_training)
+        if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != len(images):
+            shape = tuple(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
+            raise EncoderError(
+                f"An encoder's network must map (n, C, H, W) to (n, d); for n = {len(images)} it made {shape}."
+            )
+        rows: NDArray[np.float32] = vectors.float().cpu().numpy()
+        return rows
+
+    def _take_fingerprint(self) -> str:
+        network = self.backbone_config or {
+            "module": f"{type(self.network).__module__}.{type(self.network).__qualname__}"
+        }
+        config = {"kind": "torch", "network": network, "preprocess": self.preprocess.to_json()}
+        return weights_fingerprint(config, self.network)
+
+
+def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> TorchEncoder:
+    """Load what `TorchEncoder.save` wrote, and verify it.
+
+    Only safetensors and JSON are read; nothing in the folder can run code.
+
+    Args:
+        folder: Holds encoder.json and weights.safetensors.
+        device: "auto" takes CUDA where there is one, else the CPU.
+
+    Returns:
+        The encoder, with the fingerprint it was saved under.
+
+    Raises:
+        EncoderError: A file is missing, truncated, of another format or not the one that was saved.
+    """
+    root = Path(folder)
+    document = _read_document(root)
+    try:
+        backbone = dict(document["backbone"])
+        preprocess = Preprocess.from_json(document["preprocess"])
+        name, fingerprint = str(document["name"]), str(document["fingerprint"])
+        weights_sha256, training = str(document["weights_sha256"]), dict(document.get("training") or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
+    tensors = _read_tensors(root, weights_sha256)
+    mean = tensors.pop(_SOURCE_MEAN, None)
+    network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
+    try:
+        network.load_state_dict({key.removeprefix(_NETWORK_PREFIX): value for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise EncoderError(f"The weights in {root} do not fit the backbone that {CHECKPOINT_FILE} names.") from error
+    source_mean = None if mean is None else mean.float().numpy()
+    encoder = TorchEncoder(network, preprocess, name=name, source_mean=source_mean, device=device, training=training)
+    if encoder.fingerprint != fingerprint:
+        raise EncoderError(
+            f"The checkpoint {root} has fingerprint {encoder.fingerprint[:12]}, its {CHECKPOINT_FILE} says "
+            f"{fingerprint[:12]}: one of its files was changed."
+        )
+    encoder.spec = str(root)
+    return encoder
+
+
+def wrap_module(network: nn.Module, *, device: str = "auto") -> TorchEncoder:
+    """Make an encoder of a user's module with a default `Preprocess`: 96 x 96, as many channels as it first takes."""
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else 1
+    if channels not in (1, 3):
+        raise EncoderError(f"The module's first convolution takes {channels} channels; an image here has 1 or 3.")
+    preprocess = Preprocess(channels=3 if channels == 3 else 1)
+    try:
+        return TorchEncoder(network, preprocess, name=type(network).__name__, device=device)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"{type(network).__name__} does not take images of {preprocess.channels} x 96 x 96 "
+            f"({str(error).splitlines()[0]}): make a TorchEncoder(module, Preprocess(...), name=...)."
+        ) from error
+
+
+def untrained_encoder(text: str, *, device: str = "auto") -> TorchEncoder:
+    """Make "<backbone>[@seed]" with fresh weights: what the architecture alone is worth, a floor for trained encoders.
+
+    A second run with the same seed gives the same fingerprint. Seed 0 where none is named.
+    """
+    name, at, digits = text.partition("@")
+    if at and not re.fullmatch(r"\d{1,9}", digits):
+        raise EncoderError(
+            f"The seed in 'untrained:{text}' must be a whole number of at most 9 digits; got {digits!r}."
+        )
+    seed = int(digits or 0)
+    return TorchEncoder(
+        build_backbone(name, seed=seed),
+        Preprocess(),
+        name=f"untrained:{name}@{seed}",
+        device=device,
+        training={"untrained": True, "seed": seed},
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that exists.
+
+    Raises:
+        EncoderError: There is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise EncoderError(f'device must be "auto", "cpu", "cuda" or "cuda:<number>"; got {device!r}.') from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise EncoderError(f"There is no device {device!r} here: torch sees {torch.cuda.device_count()} CUDA devices.")
+    return chosen
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where a network's weights live; the CPU for one without weights."""
+    first = next(network.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def weights_fingerprint(config: Mapping[str, Any], network: nn.Module, *, leave_out: Collection[str] = ()) -> str:
+    """Return `fingerprint_of` a configuration and a network's weights and buffers, but for those of `leave_out`."""
+    tensors = {key: _as_array(value) for key, value in _tensors(network).items() if key not in leave_out}
+    return fingerprint_of(config, tensors)
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the network's weights and buffers, on the CPU, each in memory of its own."""
+    return {key: value.detach().cpu().clone().contiguous() for key, value in network.state_dict().items()}
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a CPU tensor as an array; bfloat16, which NumPy lacks, as the float32 of the same value."""
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def _check_mean(mean: NDArray[np.float32] | None, dim: int) -> NDArray[np.float32] | None:
+    if mean is None:
+        return None
+    vector = np.array(mean, dtype=np.float32)
+    if vector.shape != (dim,) or not np.isfinite(vector).all():
+        raise EncoderError(f"source_mean must be {dim} finite numbers; got shape {vector.shape}.")
+    return vector
+
+
+def _read_document(root: Path) -> dict[str, Any]:
+    """Return encoder.json, checked for size, syntax and format."""
+    path = root / CHECKPOINT_FILE
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise EncoderError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes: it is no checkpoint description.")
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise EncoderError(f"{path} is not JSON, or was cut short.") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or document.get("kind") != "torch":
+        raise EncoderError(f"{path} is no checkpoint description: it lacks format_version and kind.")
+    if version > FORMAT_VERSION:
+        raise EncoderError(f"{path} has format {version}, this radshot reads up to {FORMAT_VERSION}: upgrade radshot.")
+    return dict(document)
+
+
+def _read_tensors(root: Path, weights_sha256: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file whose hash is the one encoder.json names."""
+    path = root / WEIGHTS_FILE
+    try:
+        found = _sha256(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise EncoderError(f"The checkpoint {root} has no {WEIGHTS_FILE}.") from error
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise EncoderError(
+            f"{path} is not a safetensors file, or was cut short; no other format is ever read."
+        ) from error
+    if found != weights_sha256:
+        raise EncoderError(f"{path} is not the file that {CHECKPOINT_FILE} was saved with: one of the two was changed.")
+    return tensors
+
+
+def _options(root: Path, backbone: dict[str, Any]) -> dict[str, Any]:
+    """Check that a checkpoint's backbone options cannot collide with build_backbone's own."""
+    if "seed" in backbone or not all(isinstance(key, str) for key in backbone):
+        raise EncoderError(
+            f"{root / CHECKPOINT_FILE} is no checkpoint description (backbone options {sorted(backbone)})."
+        )
+    return backbone
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file's, or a folder's, content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""The task: who is support, who is query, and how well a classifier does.
+
+Names resolve on first use, so importing the package costs NumPy and little more; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# `evaluate` names a function and the module that holds it. Python binds a submodule to its package when it is first
+# imported, so the module comes in here, once, and the function takes the name for good.
+from .evaluate import evaluate
+
+if TYPE_CHECKING:
+    from .decision import Decision, Neighbor
+    from .duplicates import DuplicatePair, DuplicateReport, ImageHashes, difference_hash, hash_images, near_duplicates
+    from .errors import EpisodeError, ManifestError
+    from .evaluate import compare
+    from .intervals import PairedDifference, PatientBootstrap, episode_interval, paired_difference, patient_bootstrap
+    from .manifest import Manifest
+    from .metrics import ConfusionMatrix, RankingScore, balanced_accuracy, confusion_matrix, ranking_score
+    from .outcomes import ClassResult, Outcomes
+    from .report import Report
+    from .sampler import Episode, EpisodeSampler
+    from .splits import Fold, by_column, k_fold, leave_one_patient_out, seen_unseen, split
+    from .where import rows_where
+
+_EXPORTS = {
+    "ClassResult": "outcomes",
+    "ConfusionMatrix": "metrics",
+    "Decision": "decision",
+    "DuplicatePair": "duplicates",
+    "DuplicateReport": "duplicates",
+    "Episode": "sampler",
+    "EpisodeError": "errors",
+    "EpisodeSampler": "sampler",
+    "Fold": "splits",
+    "ImageHashes": "duplicates",
+    "Manifest": "manifest",
+    "ManifestError": "errors",
+    "Neighbor": "decision",
+    "Outcomes": "outcomes",
+    "PairedDifference": "intervals",
+    "PatientBootstrap": "intervals",
+    "RankingScore": "metrics",
+    "Report": "report",
+    "balanced_accuracy": "metrics",
+    "by_column": "splits",
+    "compare": "evaluate",
+    "confusion_matrix": "metrics",
+    "difference_hash": "duplicates",
+    "episode_interval": "intervals",
+    "hash_images": "duplicates",
+    "k_fold": "splits",
+    "leave_one_patient_out": "splits",
+    "near_duplicates": "duplicates",
+    "paired_difference": "intervals",
+    "patient_bootstrap": "intervals",
+    "ranking_score": "metrics",
+    "rows_where": "where",
+    "seen_unseen": "splits",
+    "split": "splits",
+}
+"""Public name -> module that holds it."""
+
+# Other distributions install a package of this name too; fewshot and zeroshot look here before they rely on it.
+__distribution__ = "radshot"
+
+__all__ = [
+    "ClassResult",
+    "ConfusionMatrix",
+    "Decision",
+    "DuplicatePair",
+    "DuplicateReport",
+    "Episode",
+    "EpisodeError",
+    "EpisodeSampler",
+    "Fold",
+    "ImageHashes",
+    "Manifest",
+    "ManifestError",
+    "Neighbor",
+    "Outcomes",
+    "PairedDifference",
+    "PatientBootstrap",
+    "RankingScore",
+    "Report",
+    "balanced_accuracy",
+    "by_column",
+    "compare",
+    "confusion_matrix",
+    "difference_hash",
+    "episode_interval",
+    "evaluate",
+    "hash_images",
+    "k_fold",
+    "leave_one_patient_out",
+    "near_duplicates",
+    "paired_difference",
+    "patient_bootstrap",
+    "ranking_score",
+    "rows_where",
+    "seen_unseen",
+    "split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds a public name."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -1,0 +1,367 @@
+"""The comparison set: the labelled support images a deployment decides against, stored so that nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings import Archive, ArchiveError, ImageError, image_identity
+
+if TYPE_CHECKING:
+    from embeddings import Encoder, Snapshot
+    from episodes import Manifest
+
+
+#: Images embedded at once.
+ENCODE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of the images of one registration; every image is in exactly one of the three.
+
+    Attributes:
+        registered: Ids now in the set.
+        duplicates: Ids that were there already under the same label.
+        refused: (image, reason) of those not taken.
+    """
+
+    registered: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An image about to be registered."""
+
+    path: str
+    label: str
+    id: str
+    patient: str | None
+    sha256: str
+    prepared: NDArray[Any]
+
+
+class ComparisonSet:
+    """n labelled support images per class, kept on disk with their vectors and their provenance.
+
+    Open one with `ComparisonSet.open`. Every property reads the newest committed version, also one another process
+    wrote. Rows come in id order, so that a set from which an image was removed equals a set that never held it.
+
+    Example:
+        >>> cases = ComparisonSet.open("cases/", encoder=encoder)                                    # doctest: +SKIP
+        >>> cases.register("pneumocystis", ["a.dcm", "b.dcm"], patients=["p1", "p2"])                # doctest: +SKIP
+        >>> PrototypeClassifier().fit(cases.vectors, cases.labels, ids=cases.ids)                    # doctest: +SKIP
+    """
+
+    def __init__(self, archive: Archive, encoder: Encoder | None = None) -> None:
+        self.archive = archive
+        self.encoder = encoder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, encoder: Encoder | None = None) -> ComparisonSet:
+        """Open the set in a folder; with an encoder, make it if there is none.
+
+        Args:
+            path: The set's folder.
+            encoder: What turns images into vectors; needed to register, not to read.
+
+        Returns:
+            The set.
+
+        Raises:
+            ArchiveError: No set there and no encoder to make one, or the folder holds something else.
+            EncoderMismatch: The set's vectors were made by another encoder.
+        """
+        archive = Archive.open(path, encoder=encoder)
+        if any("label" not in row for row in archive.snapshot().metadata[:1]):
+            archive.close()
+            raise ArchiveError(f"'{path}' is an archive of unlabelled images, not a comparison set.")
+        return cls(archive, encoder)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of support images."""
+        return len(self.archive)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """One version of the set: ids, vectors and metadata that belong together."""
+        return self.archive.snapshot()
+
+    @property
+    def ids(self) -> list[str]:
+        """Image ids, sorted."""
+        return list(self.snapshot.ids)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """float32 (n, d), as the encoder made them, in the order of `ids`."""
+        return self.snapshot.vectors
+
+    @property
+    def labels(self) -> list[str]:
+        """Class of each image, in the order of `ids`."""
+        return [str(row["label"]) for row in self.snapshot.metadata]
+
+    @property
+    def patients(self) -> list[str | None]:
+        """Patient of each image, in the order of `ids`; None where unknown."""
+        return [row.get("patient") for row in self.snapshot.metadata]
+
+    @property
+    def classes(self) -> list[str]:
+        """The distinct labels, sorted."""
+        return sorted(set(self.labels))
+
+    @property
+    def shots(self) -> dict[str, int]:
+        """Patients per class; an image without a known patient counts as one."""
+        owners: dict[str, set[str]] = {}
+        snapshot = self.snapshot
+        for name, row in zip(snapshot.ids, snapshot.metadata, strict=True):
+            patient = row.get("patient")
+            owners.setdefault(str(row["label"]), set()).add(
+                f"image {name}" if patient is None else f"patient {patient}"
+            )
+        return {label: len(owners[label]) for label in sorted(owners)}
+
+    def provenance(self, image_id: str) -> dict[str, Any]:
+        """Where a support image came from: file, content hash, patient, label, when, by which encoder.
+
+        Raises:
+            KeyError: No such image.
+        """
+        snapshot = self.snapshot
+        for name, row in zip(snapshot.ids, snapshot.metadata, strict=True):
+            if name == image_id:
+                return dict(row)
+        raise KeyError(f"The comparison set has no image {image_id!r}.")
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        label: str,
+        images: Sequence[str | os.PathLike[str]],
+        *,
+        patients: Sequence[str | None] | None = None,
+        ids: Sequence[str] | None = None,
+        on_error: str = "raise",
+    ) -> Registration:
+        """Add support images of one class, in one step that happens wholly or not at all.
+
+        Args:
+            label: The class; a new one is made by its first image.
+            images: Image files.
+            patients: Their patients, aligned; where None a DICOM file's PatientID is taken, else unknown.
+            ids: Their ids, aligned; by default the SOPInstanceUID, else the path as given.
+            on_error: "raise" stops at the first image that cannot be taken, before anything is stored; "report"
+                takes the others and lists it.
+
+        Returns:
+            What became of each image.
+
+        Raises:
+            ImageError: An image that cannot be taken (with "raise").
+            ValueError: No encoder, an empty label, lists of unequal length.
+        """
+        return self._register([label] * len(images), images, patients, ids, on_error)
+
+    def register_manifest(self, manifest: Manifest, *, on_error: str = "report") -> Registration:
+        """Add every row of a manifest: its image, label and group (patient). Ids are the paths in the manifest.
+
+        Args:
+            manifest: Single-label.
+            on_error: As for `register`.
+
+        Returns:
+            What became of each row.
+        """
+        labels = []
+        for row, label in enumerate(manifest.labels, start=1):
+            if not isinstance(label, str):
+                raise ValueError(f"A support image has one class; row {row} of the manifest has {len(label)}: {label}.")
+            labels.append(label)
+        names = [str(name) for name in manifest.table[manifest.image_column]]
+        patients = None if manifest.groups is None else [str(group) for group in manifest.groups]
+        return self._register(labels, list(manifest.images), patients, None, on_error, names)
+
+    def remove(self, *, id: str | None = None, patient: str | None = None, label: str | None = None) -> tuple[str, ...]:
+        """Remove an image, a patient or a class; every later answer equals never having had it.
+
+        Args:
+            id: One image's id.
+            patient: All images of a patient.
+            label: All images of a class.
+
+        Returns:
+            The removed ids.
+
+        Raises:
+            UnknownId: Nothing matches.
+            ValueError: None, or more than one, of the three was given.
+        """
+        given = [name for name, value in (("id", id), ("patient", patient), ("label", label)) if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"Name one of id, patient or label to remove; got {', '.join(given) or 'none'}.")
+        if patient is not None:
+            return self.archive.remove(patient=patient, purge=True)
+        if id is not None:
+            return self.archive.remove(ids=[id], purge=True)
+        snapshot = self.snapshot
+        own = [name for name, row in zip(snapshot.ids, snapshot.metadata, strict=True) if row["label"] == label]
+        if not own:
+            raise ValueError(f"The comparison set has no class {label!r}; it has {', '.join(self.classes) or 'none'}.")
+        return self.archive.remove(ids=own, purge=True)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.archive.close()
+
+    def __enter__(self) -> ComparisonSet:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _register(
+        self,
+        labels: Sequence[str],
+        images: Sequence[str | os.PathLike[str]],
+        patients: Sequence[str | None] | None,
+        ids: Sequence[str] | None,
+        on_error: str,
+        names: Sequence[str] | None = None,
+    ) -> Registration:
+        encoder = self._required_encoder()
+        if on_error not in ("raise", "report"):
+            raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
+        if isinstance(images, (str, os.PathLike)):
+            raise ValueError("images must be a list of files; got one path. Put it in a list.")
+        for kind, values in (("patients", patients), ("ids", ids)):
+            if values is not None and len(values) != len(images):
+                raise ValueError(f"{len(images)} images need {len(images)} {kind}; got {len(values)}.")
+        for label in labels:
+            if not isinstance(label, str) or not label.strip():
+                raise ValueError(f"A label must be a non-empty string; got {label!r}.")
+        candidates, refused = self._prepare(encoder, labels, images, patients, ids, names, on_error)
+        vectors = self._encode(candidates)
+        bad = ~np.isfinite(vectors).all(axis=1)
+        refused += [(candidates[i].path, "its vector holds NaN or infinity") for i in np.flatnonzero(bad)]
+        rows = {id(candidates[i]): vectors[i] for i in np.flatnonzero(~bad)}
+        with self.archive.writing():  # nobody may register in between: what is decided here is what is stored
+            new, duplicates, clashes = self._sort_out([c for c in candidates if id(c) in rows])
+            refused += clashes
+            if refused and on_error == "raise":
+                raise ImageError(*refused[0])
+            registered: tuple[str, ...] = ()
+            if new:
+                registered = self.archive.add(
+                    [c.id for c in new],
+                    np.stack([rows[id(c)] for c in new]),
+                    metadata=[self._metadata(c) for c in new],
+                    hashes=[c.sha256 for c in new],
+                ).added
+        return Registration(registered, tuple(duplicates), tuple(refused))
+
+    def _encode(self, candidates: Sequence[_Candidate]) -> NDArray[np.float32]:
+        """Vectors (n, d) of the candidates, in batches."""
+        encoder = self._required_encoder()
+        parts = [np.empty((0, encoder.dim), dtype=np.float32)]
+        for start in range(0, len(candidates), ENCODE_BATCH):
+            parts.append(encoder.encode_loaded([c.prepared for c in candidates[start : start + ENCODE_BATCH]]))
+        return np.concatenate(parts)
+
+    def _required_encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise ValueError("This comparison set was opened without an encoder, which registering images needs.")
+        return self.encoder
+
+    def _prepare(
+        self,
+        encoder: Encoder,
+        labels: Sequence[str],
+        images: Sequence[str | os.PathLike[str]],
+        patients: Sequence[str | None] | None,
+        ids: Sequence[str] | None,
+        names: Sequence[str] | None,
+        on_error: str,
+    ) -> tuple[list[_Candidate], list[tuple[str, str]]]:
+        """Read and identify every image."""
+        candidates: list[_Candidate] = []
+        refused: list[tuple[str, str]] = []
+        for i, (label, image) in enumerate(zip(labels, images, strict=True)):
+            try:
+                prepared = encoder.load(image)
+                identity = image_identity(image)
+            except ImageError as error:
+                if on_error == "raise":
+                    raise
+                refused.append((error.source, error.reason))
+                continue
+            named = names[i] if names is not None else Path(image).as_posix()
+            patient = patients[i] if patients is not None else None
+            candidates.append(
+                _Candidate(
+                    path=os.fspath(image),
+                    label=label,
+                    id=ids[i] if ids is not None else identity.sop_instance_uid or named,
+                    patient=patient if patient is not None else identity.patient_id,
+                    sha256=identity.sha256,
+                    prepared=prepared,
+                )
+            )
+        return candidates, refused
+
+    def _sort_out(self, candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[str], list[tuple[str, str]]]:
+        """Tell new images from those that are there already and those that contradict what is there."""
+        snapshot = self.snapshot
+        by_id = {name: (row["sha256"], row["label"]) for name, row in zip(snapshot.ids, snapshot.metadata, strict=True)}
+        by_hash = {sha256: name for name, (sha256, _) in by_id.items()}
+        new: list[_Candidate] = []
+        duplicates: list[str] = []
+        clashes: list[tuple[str, str]] = []
+        for candidate in candidates:
+            known = candidate.id if candidate.id in by_id else by_hash.get(candidate.sha256)
+            if known is None:
+                new.append(candidate)
+                by_id[candidate.id] = (candidate.sha256, candidate.label)
+                by_hash[candidate.sha256] = candidate.id
+                continue
+            sha256, label = by_id[known]
+            if sha256 != candidate.sha256:
+                clashes.append(
+                    (candidate.path, f"the id {known!r} is taken by another image; give this one an id of its own")
+                )
+            elif label != candidate.label:
+                clashes.append((candidate.path, f"it is registered as {label!r} (id {known!r}); remove it there first"))
+            else:
+                duplicates.append(known)
+        return new, duplicates, clashes
+
+    def _metadata(self, candidate: _Candidate) -> dict[str, Any]:
+        return {
+            "label": candidate.label,
+            "patient": candidate.patient,
+            "path": os.fspath(Path(candidate.path).absolute()),
+            "sha256": candidate.sha256,
+            "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "encoder": self.encoder.fingerprint if self.encoder is not None else None,
+        }

@@ -1,0 +1,99 @@
+"""Decode the training images once and keep them as uint8 at the size the network eats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings import ImageError, Preprocess, read_image
+
+from .training_config import TrainingConfig, TrainingError
+
+if TYPE_CHECKING:
+    from embeddings import ImageSource
+
+#: Threads that decode; the decoders release the interpreter's lock.
+DECODERS = 4
+#: Grey levels spread less than this (of 1) are not blown up further by the normalisation.
+LEAST_STD = 0.05
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """Training images in memory.
+
+    Attributes:
+        pixels: uint8 (n, h, w).
+        kept: int (n,), which of the given images these are.
+        preprocess: What brings a new image to the same form, with the mean and standard deviation found here.
+        refused: (image, reason) of those that could not be read.
+    """
+
+    pixels: NDArray[np.uint8]
+    kept: NDArray[np.intp]
+    preprocess: Preprocess
+    refused: tuple[tuple[str, str], ...]
+
+
+def load_pixels(
+    images: Sequence[ImageSource] | NDArray[np.uint8], config: TrainingConfig, preprocess: Preprocess | None
+) -> PixelCache:
+    """Read, resize and quantise the training images.
+
+    Args:
+        images: Sources `read_image` takes, or uint8 (n, h, w), which is kept as it is.
+        config: Gives size and contrast where `preprocess` does not.
+        preprocess: That of the encoder training starts from, else None.
+
+    Returns:
+        The cache; images that cannot be read are listed, not fatal.
+
+    Raises:
+        TrainingError: When no image can be read.
+    """
+    fixed = preprocess is not None
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim != 3:
+            raise TrainingError(f"Pixels must be uint8 of shape (n, h, w); got {images.dtype} of shape {images.shape}.")
+        form = preprocess or Preprocess(size=(images.shape[1], images.shape[2]))
+        if form.size != images.shape[1:]:
+            raise TrainingError(f"Pixels are {images.shape[1:]}, the encoder to start from takes {form.size}.")
+        pixels, kept = images, np.arange(len(images))
+        refused: tuple[tuple[str, str], ...] = ()
+    else:
+        form = preprocess or Preprocess(size=(config.image_size, config.image_size), contrast=config.contrast)
+        pixels, kept, refused = _decode(images, form)
+    if not len(pixels):
+        first = f"; the first: {refused[0][0]}: {refused[0][1]}" if refused else ""
+        raise TrainingError(f"None of the {len(images)} training images could be read{first}.")
+    if not fixed:
+        mean = float(pixels.mean()) / 255
+        std = max(float(pixels.std()) / 255, LEAST_STD)
+        form = replace(form, mean=(round(mean, 4),), std=(round(std, 4),))
+    return PixelCache(pixels=pixels, kept=kept, preprocess=form, refused=refused)
+
+
+def _decode(
+    images: Sequence[ImageSource], form: Preprocess
+) -> tuple[NDArray[np.uint8], NDArray[np.intp], tuple[tuple[str, str], ...]]:
+    def one(image: ImageSource) -> NDArray[np.uint8] | ImageError:
+        try:
+            return np.rint(form.resize(read_image(image)) * 255).astype(np.uint8)
+        except ImageError as error:
+            return error
+
+    pixels, kept, refused = [], [], []
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for i, result in enumerate(pool.map(one, images)):
+            if isinstance(result, ImageError):
+                refused.append((result.source, result.reason))
+            else:
+                pixels.append(result)
+                kept.append(i)
+    stacked = np.stack(pixels) if pixels else np.empty((0, *form.size), dtype=np.uint8)
+    return stacked, np.array(kept, dtype=np.intp), tuple(refused)

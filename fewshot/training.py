@@ -1,0 +1,341 @@
+"""Train an encoder on episodes drawn from a source domain (Vinyals et al. 2016, arXiv 1606.04080)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embeddings import Preprocess, TorchEncoder, build_backbone, load_encoder
+from episodes import Episode, EpisodeSampler
+
+from .losses import prototypical_logits
+from .networks import EpisodeTargets, PrototypicalNetwork
+from .pixels import PixelCache, load_pixels
+from .progress import TrainingProgress
+from .training_config import METHODS, TrainingConfig, TrainingError
+from .validation import ValidationPlan, plan_validation
+
+if TYPE_CHECKING:
+    from embeddings import ImageSource
+
+#: Gradients longer than this are shortened to it; early episodes of a fresh network can be violent.
+GRADIENT_NORM = 5.0
+#: Share of the steps in which the one-cycle rate rises.
+WARM_UP = 0.25
+#: Images embedded at once when the network is only looked at.
+EMBED_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training.
+
+    Attributes:
+        encoder: The trained encoder, with the preprocessing and the source's mean.
+        history: One entry per validation: episode, loss, training and validation accuracy, rate, seconds.
+        best_episode: Training episodes seen by the weights that were kept.
+        best_accuracy: Their validation accuracy, or None without validation.
+        stopped_early: Whether patience ran out before the planned episodes.
+        summary: What was trained on, how, and on what it was validated; also stored with the weights.
+        refused: (image, reason) for images that could not be read; the others were trained on.
+    """
+
+    encoder: TorchEncoder
+    history: tuple[dict[str, float | int | None], ...]
+    best_episode: int
+    best_accuracy: float | None
+    stopped_early: bool
+    summary: dict[str, Any]
+    refused: tuple[tuple[str, str], ...] = field(default=())
+
+
+def train(
+    images: Sequence[ImageSource] | NDArray[np.uint8],
+    labels: Sequence[Hashable],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    config: TrainingConfig | None = None,
+    out: str | Path | None = None,
+    init: str | Path | TorchEncoder | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> Training:
+    """Train an encoder episodically and return the weights that were best on held-out episodes.
+
+    Args:
+        images: n sources `read_image` takes, or a uint8 array (n, h, w) of grey levels, which is used as it is.
+        labels: n labels; a collection of labels where an image has several.
+        groups: n patients. Support and query of a training episode never share one.
+        config: How to train; the defaults suit a few thousand images on a CPU.
+        out: Folder for the checkpoint; nothing is written without it.
+        init: A checkpoint, or an encoder, of the same backbone to start from.
+        device: "auto", "cpu" or "cuda".
+        progress: Whether to draw a progress bar on the terminal.
+
+    Returns:
+        The encoder and the record of its training.
+
+    Raises:
+        TrainingError: Options that do not fit together, lists of unequal length, or no image that can be read.
+        EpisodeError: Too few patients or classes for the episodes asked for.
+    """
+    config = config or TrainingConfig()
+    if len(images) != len(labels) or (groups is not None and len(groups) != len(images)):
+        raise TrainingError(
+            f"{len(images)} images need as many labels and groups; got {len(labels)} labels"
+            + ("." if groups is None else f" and {len(groups)} groups.")
+        )
+    trainer = _Trainer(images, list(labels), None if groups is None else list(groups), config, init, device)
+    training = trainer.run(progress)
+    if out is not None:
+        training.encoder.save(out)
+    return training
+
+
+class _Trainer:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        images: Sequence[ImageSource] | NDArray[np.uint8],
+        labels: list[Hashable],
+        groups: list[Hashable] | None,
+        config: TrainingConfig,
+        init: str | Path | TorchEncoder | None,
+        device: str,
+    ) -> None:
+        self.config = config
+        start = _starting_encoder(init)
+        preprocess = start.preprocess if start is not None else None
+        cache: PixelCache = load_pixels(images, config, preprocess)
+        self.refused = cache.refused
+        self.pixels = cache.pixels  # uint8 (n, h, w)
+        self.preprocess: Preprocess = cache.preprocess
+        labels = [labels[i] for i in cache.kept]
+        groups = None if groups is None else [groups[i] for i in cache.kept]
+        self.plan: ValidationPlan = plan_validation(labels, groups, config)
+        self.sampler = _sampler(self.plan.train, labels, groups, config, self.plan.n_way, config.episodes, config.seed)
+        self.validation: list[Episode] = []
+        if len(self.plan.validation):
+            self.validation = list(
+                _sampler(
+                    self.plan.validation,
+                    labels,
+                    groups,
+                    config,
+                    self.plan.validation_n_way,
+                    config.validation_episodes,
+                    config.seed + 1,
+                )
+            )
+        torch.manual_seed(config.seed)
+        if start is not None:
+            backbone = copy.deepcopy(start.network)
+        else:
+            backbone = build_backbone(config.backbone, in_channels=1, **config.backbone_config)
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.network = PrototypicalNetwork(backbone, metric=config.metric).to(self.device)
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.half = config.use_bfloat16(self.device.type)
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
+        self.episodes_seen = 0
+        self.history: list[dict[str, float | int | None]] = []
+
+    def run(self, progress: bool) -> Training:
+        """Train until the episodes are spent or patience is."""
+        config = self.config
+        steps = max(1, config.episodes // config.episodes_per_step)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=config.learning_rate, total_steps=steps + 1, pct_start=WARM_UP
+        )
+        every = max(1, config.validation_every // config.episodes_per_step)
+        best_state, best_accuracy, best_episode = self._state(), -1.0, 0
+        since_best, stopped_early = 0, False
+        began = time.monotonic()
+        losses: list[float] = []
+        accuracies: list[float] = []
+        with TrainingProgress(total=config.episodes, shown=progress) as bar:
+            for step in range(steps):
+                loss, accuracy = self._step(optimizer)
+                schedule.step()
+                losses.append(loss)
+                accuracies.append(accuracy)
+                bar.advance(config.episodes_per_step, loss=float(np.mean(losses[-20:])))
+                if (step + 1) % every and step + 1 < steps:
+                    continue
+                validation = self._validate() if self.validation else None
+                self.history.append(
+                    {
+                        "episode": self.episodes_seen,
+                        "loss": round(float(np.mean(losses)), 6),
+                        "train_accuracy": round(float(np.mean(accuracies)), 6),
+                        "validation_accuracy": None if validation is None else round(validation, 6),
+                        "learning_rate": float(schedule.get_last_lr()[0]),
+                        "seconds": round(time.monotonic() - began, 3),
+                    }
+                )
+                losses, accuracies = [], []
+                bar.validated(validation)
+                if validation is None or validation >= best_accuracy:
+                    best_state, best_accuracy, best_episode = self._state(), validation or 0.0, self.episodes_seen
+                    since_best = 0
+                    continue
+                since_best += 1
+                if config.patience and since_best >= config.patience:
+                    stopped_early = True
+                    break
+        self.network.load_state_dict(best_state)
+        return self._finish(best_episode, best_accuracy if self.validation else None, stopped_early)
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+        self.network.train()
+        indices: list[NDArray[np.intp]] = []
+        targets: list[EpisodeTargets] = []
+        for _ in range(self.config.episodes_per_step):
+            episode = self.sampler[self.episodes_seen % len(self.sampler)]
+            self.episodes_seen += 1
+            order, target = _flatten(self.plan.train, episode, self.device)
+            indices.append(order)
+            targets.append(target)
+        images = self._batch(np.concatenate(indices), augment=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            loss, accuracy = self.network.loss(images, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise TrainingError(
+                f"The loss became {value} after {self.episodes_seen} episodes: "
+                f"lower the learning rate ({self.config.learning_rate})."
+            )
+        return value, accuracy
+
+    def _batch(self, rows: NDArray[np.intp], *, augment: bool) -> Tensor:
+        grey = torch.from_numpy(self.pixels[rows]).to(self.device).float().div_(255)[:, None]  # (n, 1, h, w)
+        if augment and self.config.augmentation is not None:
+            grey = self.config.augmentation(grey, self.generator)
+        grey = (grey - self.preprocess.mean[0]) / self.preprocess.std[0]
+        return grey.contiguous(memory_format=torch.channels_last)
+
+    def _embed(self, rows: NDArray[np.intp]) -> Tensor:
+        self.network.eval()
+        parts = []
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            for start in range(0, len(rows), EMBED_BATCH):
+                parts.append(self.network.backbone(self._batch(rows[start : start + EMBED_BATCH], augment=False)))
+        return torch.cat(parts).float()
+
+    def _validate(self) -> float:
+        """Mean accuracy over the validation episodes; every image is embedded once."""
+        vectors = self._embed(self.plan.validation)
+        shares = []
+        for episode in self.validation:
+            n_way = len(episode.classes)
+            support = np.concatenate(episode.support)
+            query = np.concatenate(episode.query)
+            logits = prototypical_logits(
+                vectors[support], _targets(episode.support, self.device), vectors[query], n_way, self.config.metric
+            )
+            right = (logits.argmax(1) == _targets(episode.query, self.device)).double()
+            per_class = torch.split(right, [len(rows) for rows in episode.query])
+            shares.append(float(torch.stack([part.mean() for part in per_class]).mean()))
+        return float(np.mean(shares))
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def _backbone_name(self) -> str:
+        config = getattr(self.network.backbone, "backbone_config", None) or {}
+        return str(config.get("name", type(self.network.backbone).__name__))
+
+    def _finish(self, best_episode: int, best_accuracy: float | None, stopped_early: bool) -> Training:
+        source_mean = self._embed(self.plan.train).mean(0).cpu().numpy().astype(np.float32)
+        summary: dict[str, Any] = {
+            "method": self.config.method,
+            "config": self.config.to_dict(),
+            "classes": [str(label) for label in self.sampler.classes],
+            "n_way": self.plan.n_way,
+            "images": len(self.plan.train),
+            "validation": self.plan.describe(),
+            "best_episode": best_episode,
+            "best_accuracy": best_accuracy,
+            "stopped_early": stopped_early,
+            "torch": torch.__version__,
+        }
+        encoder = TorchEncoder(
+            self.network.backbone,
+            self.preprocess,
+            name=f"{self._backbone_name()}-{self.config.method}",
+            source_mean=source_mean,
+            device=str(self.device),
+            training={**summary, "history": self.history},
+        )
+        return Training(
+            encoder=encoder,
+            history=tuple(self.history),
+            best_episode=best_episode,
+            best_accuracy=best_accuracy,
+            stopped_early=stopped_early,
+            summary=summary,
+            refused=self.refused,
+        )
+
+
+def _starting_encoder(init: str | Path | TorchEncoder | None) -> TorchEncoder | None:
+    if init is None or isinstance(init, TorchEncoder):
+        return init
+    encoder = load_encoder(init)
+    if not isinstance(encoder, TorchEncoder):
+        raise TrainingError(
+            f"Training can start only from a checkpoint with weights; {init} is a {encoder.name} encoder."
+        )
+    return encoder
+
+
+def _sampler(
+    rows: NDArray[np.intp],
+    labels: Sequence[Hashable],
+    groups: Sequence[Hashable] | None,
+    config: TrainingConfig,
+    n_way: int,
+    n_episodes: int,
+    seed: int,
+) -> EpisodeSampler:
+    return EpisodeSampler(
+        [labels[i] for i in rows],
+        n_way,
+        config.k_shot,
+        config.n_query,
+        groups=None if groups is None else [groups[i] for i in rows],
+        n_episodes=n_episodes,
+        seed=seed,
+    )
+
+
+def _targets(parts: Sequence[NDArray[np.intp]], device: torch.device) -> Tensor:
+    sizes = [len(part) for part in parts]
+    return torch.from_numpy(np.repeat(np.arange(len(parts)), sizes)).to(device)
+
+
+def _flatten(rows: NDArray[np.intp], episode: Episode, device: torch.device) -> tuple[NDArray[np.intp], EpisodeTargets]:
+    """An episode's images as rows of the pixel cache, support first, and what each of them is."""
+    order = rows[np.concatenate([*episode.support, *episode.query])]
+    support, query = _targets(episode.support, device), _targets(episode.query, device)
+    return order, EpisodeTargets(support, query, len(episode.classes))
+
+
+__all__ = ["METHODS", "Training", "TrainingConfig", "TrainingError", "train"]

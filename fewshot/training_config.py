@@ -1,0 +1,120 @@
+"""How an encoder is trained: every option, its default, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .augmentation import Augmentation
+
+#: Training methods by name.
+METHODS = ("prototypical",)
+#: Ways of an episode where none are asked for: as many as there are classes, up to this.
+MOST_WAYS = 20
+
+
+class TrainingError(ValueError):
+    """Training cannot be done as asked."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Options of `train`.
+
+    Attributes:
+        method: One of `METHODS`.
+        backbone: A name `build_backbone` knows.
+        backbone_config: Its options.
+        metric: "euclidean" (as in the paper) or "cosine": how a query is compared with a prototype.
+        image_size: Side in pixels to which images are brought, aspect ratio kept.
+        contrast: How grey levels are stretched before that (`Preprocess.contrast`).
+        n_way: Classes in a training episode; None takes as many as there are, up to `MOST_WAYS`.
+        k_shot: Support patients per class.
+        n_query: Query images per class, at most.
+        episodes: Training episodes in all.
+        episodes_per_step: Episodes whose losses are averaged before the weights move.
+        learning_rate: Peak of the one-cycle rate (Smith 2018, arXiv 1803.09820).
+        weight_decay: Of AdamW.
+        validation: "classes" holds whole classes out of training, "patients" holds patients out, "none" trains on
+            all; "auto" holds classes out where enough are left to train on, else patients.
+        validation_share: Share of the classes, or of the patients, held out.
+        validation_every: Training episodes between two validations.
+        validation_episodes: Episodes per validation, the same each time.
+        patience: Validations without a new best after which training stops; 0 never stops early.
+        augmentation: How training images are changed; None leaves them alone.
+        precision: "bf16", "float32", or "auto": bfloat16 where the processor computes in it.
+        seed: Of everything random.
+    """
+
+    method: str = "prototypical"
+    backbone: str = "conv4"
+    backbone_config: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = "euclidean"
+    image_size: int = 64
+    contrast: Literal["none", "minmax", "percentile"] = "none"
+    n_way: int | None = None
+    k_shot: int = 5
+    n_query: int = 5
+    episodes: int = 1000
+    episodes_per_step: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    validation: str = "auto"
+    validation_share: float = 0.2
+    validation_every: int = 50
+    validation_episodes: int = 100
+    patience: int = 0
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that cannot be meant.
+
+        Raises:
+            TrainingError: With one sentence.
+        """
+        _choice("method", self.method, METHODS)
+        _choice("metric", self.metric, ("euclidean", "cosine"))
+        _choice("validation", self.validation, ("auto", "classes", "patients", "none"))
+        _choice("contrast", self.contrast, ("none", "minmax", "percentile"))
+        _choice("precision", self.precision, ("auto", "bf16", "float32"))
+        for name, least in (
+            ("image_size", 16),
+            ("k_shot", 1),
+            ("n_query", 1),
+            ("episodes", 1),
+            ("episodes_per_step", 1),
+            ("validation_every", 1),
+            ("validation_episodes", 1),
+            ("patience", 0),
+        ):
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        if self.n_way is not None and self.n_way < 2:
+            raise TrainingError(f"n_way must be at least 2; got {self.n_way}.")
+        if not 0 < self.validation_share < 1:
+            raise TrainingError(f"validation_share must lie between 0 and 1; got {self.validation_share}.")
+        if not self.learning_rate > 0:
+            raise TrainingError(f"learning_rate must be above 0; got {self.learning_rate}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values for a JSON file."""
+        return {**dataclasses.asdict(self), "backbone_config": dict(self.backbone_config)}
+
+    def use_bfloat16(self, device: str) -> bool:
+        """Whether to compute in bfloat16 on a "cpu" or "cuda" device."""
+        if self.precision != "auto":
+            return self.precision == "bf16"
+        import torch
+
+        if device == "cuda":
+            return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise TrainingError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
