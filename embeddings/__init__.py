@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .archive import AddReport, Archive, Snapshot, VerifyReport
     from .backbones import build_backbone
-    from .classical import HogEncoder, PixelEncoder, PrecomputedEncoder
+    from .classical import HogEncoder, PixelEncoder
     from .encoders import Encoder, load_encoder
     from .errors import (
         ArchiveCorrupt,
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         EncoderError,
         EncoderMismatch,
         ImageError,
+        SourceError,
         StorageFull,
         UnknownId,
     )
     from .images import DEFAULT_MAX_PIXELS, ImageIdentity, ImageSource, image_identity, read_image
     from .index import Index, SearchResult
     from .ingest import IngestReport, embed_archive
+    from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .sources import Record, records_from_folder, records_from_table
     from .torch_encoder import TorchEncoder, load_checkpoint
@@ -49,11 +51,12 @@ _HOMES = {
     "Index": "index",
     "IngestReport": "ingest",
     "PixelEncoder": "classical",
-    "PrecomputedEncoder": "classical",
+    "PrecomputedEncoder": "precomputed",
     "Preprocess": "preprocess",
     "Record": "sources",
     "SearchResult": "index",
     "Snapshot": "archive",
+    "SourceError": "errors",
     "StorageFull": "errors",
     "TorchEncoder": "torch_encoder",
     "TransformersEncoder": "transformers_encoder",
@@ -94,6 +97,7 @@ __all__ = [
     "Record",
     "SearchResult",
     "Snapshot",
+    "SourceError",
     "StorageFull",
     "TorchEncoder",
     "TransformersEncoder",

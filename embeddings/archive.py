@@ -104,7 +104,7 @@ class Archive:
                 timeout=timeout,
             )
         if encoder is not None:
-            archive._check_encoder(encoder.name, encoder.fingerprint)
+            archive._match(encoder.name, encoder.fingerprint, encoder.dim, close=True)
         return archive
 
     @classmethod
@@ -155,19 +155,28 @@ class Archive:
             facts["encoder_spec"] = str(encoder_spec)
         archive = cls(Store(root, timeout=timeout))
         archive.store.create(facts)
-        archive._check_encoder(encoder_name, encoder_fingerprint)
+        archive._match(encoder_name, encoder_fingerprint, dim, close=True)
         return archive
 
-    def _check_encoder(self, name: str, fingerprint: str) -> None:
-        if fingerprint != self.encoder_fingerprint:
-            root, stored = self.store.root, self.encoder_name
-            kept = self.encoder_fingerprint
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Make sure that an encoder is the one whose vectors are stored.
+
+        Raises:
+            EncoderMismatch: It is not; both are named.
+        """
+        self._match(encoder.name, encoder.fingerprint, encoder.dim, close=False)
+
+    def _match(self, name: str, fingerprint: str, dim: int, *, close: bool) -> None:
+        if (fingerprint, dim) == (self.encoder_fingerprint, self.dim):
+            return
+        stored = f"{self.encoder_name} ({self.encoder_fingerprint[:12]}, {self.dim} dimensions)"
+        if close:
             self.close()
-            raise EncoderMismatch(
-                f"The archive '{root}' holds vectors of {stored} ({kept[:12]}), and the encoder given is {name} "
-                f"({fingerprint[:12]}): use the archive's own encoder, or make the vectors anew with `radshot embed "
-                "--reembed`."
-            )
+        raise EncoderMismatch(
+            f"The archive '{self.path}' holds vectors of {stored}, and the encoder given is {name} "
+            f"({fingerprint[:12]}, {dim} dimensions): use the archive's own encoder, or make the vectors anew with "
+            "`radshot embed --reembed`."
+        )
 
     @property
     def path(self) -> Path:

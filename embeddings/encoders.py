@@ -26,7 +26,7 @@ CHECKPOINT_FILE = "encoder.json"
 # What a spec may look like; shown whole in errors.
 SPEC_FORMS = (
     '"pixels-32", "hog-64", "hf:<id or folder>", "untrained:<backbone>[@seed]", '
-    "a folder with encoder.json or a torch module"
+    '"vectors:<file>", a folder with encoder.json or a torch module'
 )
 
 
@@ -43,16 +43,24 @@ class Encoder(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """Return the name for people."""
+        ...
 
     @property
-    def dim(self) -> int: ...  # noqa: D102
+    def dim(self) -> int:
+        """Return the length of the vectors."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) over weights, configuration and preprocessing."""
+        ...
 
     @property
-    def source_mean(self) -> NDArray[np.float32] | None: ...  # noqa: D102
+    def source_mean(self) -> NDArray[np.float32] | None:
+        """Return the mean vector of the source domain, or None."""
+        ...
 
     def load(self, source: ImageSource) -> NDArray[np.float32]:
         """Decode and preprocess one image: what worker processes do. Raises ImageError."""
@@ -160,8 +168,9 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
     Args:
         spec: "pixels-32" (grey levels resized to 32 x 32: the honest floor), "hog-64" (histogram of oriented gradients:
             the classical floor), "hf:<id or folder>" (any transformers vision model), "untrained:<backbone>[@seed]",
-            a folder with encoder.json (an own checkpoint), a torch module (wrapped with a default `Preprocess`; use
-            `TorchEncoder` to choose another), or an encoder, which is handed back.
+            a folder with encoder.json (an own checkpoint), "vectors:<file>" or a mapping from id to vector (made
+            elsewhere), a torch module (wrapped with a default `Preprocess`; use `TorchEncoder` to choose another), or
+            an encoder, which is handed back.
         device: "auto" takes CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1" ...
 
     Returns:
@@ -181,6 +190,10 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
 
         module: Any = spec
         return wrap_module(module, device=device)
+    if isinstance(spec, Mapping):
+        from .precomputed import load_vectors
+
+        return load_vectors(spec)
     if not isinstance(spec, str | os.PathLike):
         raise EncoderError(f"An encoder is named by {SPEC_FORMS}; got {type(spec).__name__}.")
     text = os.fspath(spec)
@@ -194,6 +207,10 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
         from .transformers_encoder import TransformersEncoder
 
         encoder = TransformersEncoder(text.removeprefix("hf:"), device=device)
+    elif text.startswith("vectors:"):
+        from .precomputed import load_vectors
+
+        encoder = load_vectors(text.removeprefix("vectors:"))
     elif text.startswith("untrained:"):
         from .torch_encoder import untrained_encoder
 

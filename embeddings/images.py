@@ -90,7 +90,8 @@ def read_image(
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}.")
     if isinstance(source, np.ndarray):
         name = f"array of shape {source.shape}"
-        image = _from_array(source, name, frame=frame, window=window, max_pixels=max_pixels)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is refused below
+            image = _from_array(source, name, frame=frame, window=window, max_pixels=max_pixels)
     else:
         name, path, opening = _open(source)
         if _is_dicom(opening):
@@ -126,7 +127,7 @@ def image_identity(path: str | os.PathLike[str]) -> ImageIdentity:
         raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
     if not _is_dicom(opening):
         return ImageIdentity(None, sha256)
-    from .dicom import read_identity
+    from .dicom_file import read_identity
 
     return read_identity(file, sha256)
 
@@ -224,6 +225,7 @@ def _from_pillow(
     try:
         with quiet(), Image.open(path, formats=PILLOW_FORMATS) as image:
             check_size(name, image.height, image.width, max_pixels)
+            # a camera's JPEG may carry thumbnails as further frames (MPO): only the first is the picture
             count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
             index = choose_frame(name, frame, count)
             if count > 1:

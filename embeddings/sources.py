@@ -18,11 +18,26 @@ TABLE_SUFFIXES = frozenset({".csv", ".parquet", ".pq"})
 """Files that are read as a table of paths when given as a source."""
 
 IGNORED_SUFFIXES = TABLE_SUFFIXES | frozenset(
-    {".tsv", ".txt", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml", ".log", ".pdf"}
-    | {".npz", ".safetensors", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar", ".xlsx", ".xls", ".doc", ".docx"}
+    {
+        ".tsv",
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".md",
+        ".rst",
+        ".xml",
+        ".html",
+        ".htm",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".log",
+        ".pdf",
+    }
+    | {".npz", ".safetensors", ".py", ".ipynb", ".sh", ".zip", ".tar", ".xlsx", ".xls", ".doc", ".docx"}
 )
-"""Files a folder source passes over in silence: text, tables, programs, packed files. Everything else, whatever it is called
-or not called, is opened, since DICOM files often have no extension or a wrong one; what is then no image is refused."""
+"""Files a folder source passes over in silence: text, tables, programs, packed files. Everything else is opened, since
+DICOM files often have no extension or a wrong one; what is then no image is refused."""
 
 IGNORED_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini"})
 """Files passed over by name, in any case: indexes of folders, not images."""
@@ -53,8 +68,8 @@ def printable(path: str | os.PathLike[str]) -> str:
 def records_from_folder(path: str | os.PathLike[str], *, without: Path | None = None) -> list[Record]:
     """List every file below a folder that may be an image, sorted by path; a single file is a list of one.
 
-    Hidden files and folders, and `IGNORED_SUFFIXES`, are passed over. Folders that are links are not followed; the id is
-    the path relative to the folder, with forward slashes.
+    Hidden files and folders, and `IGNORED_SUFFIXES`, are passed over. Folders that are links are not followed; the id
+    is the path relative to the folder, with forward slashes.
 
     Args:
         path: A folder, or one file.
@@ -176,8 +191,8 @@ def gather(
 ) -> list[Record]:
     """List the records of several sources in the order given; a file reached twice counts once.
 
-    A manifest beside sources adds its columns to those of their images that it names; without sources its images are the
-    source. A source that is itself a CSV or Parquet file is read as a table.
+    A manifest beside sources adds its columns to those of their images that it names; without sources its images are
+    the source. A source that is itself a CSV or Parquet file is read as a table.
 
     Raises:
         SourceError: A source or the manifest cannot be read, or there is neither.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -13,23 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from .backbones import build_backbone
+from .checkpoint import read_document, read_tensors, write_checkpoint
 from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, fingerprint_of
 from .errors import EncoderError
 from .preprocess import Preprocess
-
-# Version of the checkpoint's layout; a larger one is refused.
-FORMAT_VERSION = 1
-
-# The tensors of a checkpoint, beside encoder.json.
-WEIGHTS_FILE = "weights.safetensors"
-
-# Largest encoder.json that is read; a real one has a few kilobytes.
-MAX_JSON_BYTES = 4 * 2**20
 
 # Names inside the weights file: the network's tensors, and the source domain's mean vector.
 _NETWORK_PREFIX, _SOURCE_MEAN = "network.", "source_mean"
@@ -123,33 +111,16 @@ class TorchEncoder(BaseEncoder):
         tensors = {_NETWORK_PREFIX + key: value for key, value in _tensors(self.network).items()}
         if self.source_mean is not None:
             tensors[_SOURCE_MEAN] = torch.from_numpy(np.array(self.source_mean))
-        weights_new, json_new = target / f".{WEIGHTS_FILE}.{os.getpid()}", target / f".{CHECKPOINT_FILE}.{os.getpid()}"
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, weights_new)
-            document = {
-                "format_version": FORMAT_VERSION,
-                "kind": "torch",
-                "name": self.name,
-                "dim": self.dim,
-                "backbone": self.backbone_config,
-                "preprocess": self.preprocess.to_json(),
-                "fingerprint": self.fingerprint,
-                "weights_sha256": _sha256(weights_new),
-                "training": self.training,
-            }
-            json_new.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            for new, final in ((weights_new, WEIGHTS_FILE), (json_new, CHECKPOINT_FILE)):
-                _sync(new)
-                new.replace(target / final)
-            _sync(target)
-        except OSError as error:
-            raise EncoderError(f"The checkpoint {target} cannot be written: {error.strerror or error}.") from error
-        except (TypeError, ValueError) as error:
-            raise EncoderError(f"The training record of {self.name!r} is not plain JSON ({error}).") from error
-        finally:
-            weights_new.unlink(missing_ok=True)
-            json_new.unlink(missing_ok=True)
+        document = {
+            "kind": "torch",
+            "name": self.name,
+            "dim": self.dim,
+            "backbone": self.backbone_config,
+            "preprocess": self.preprocess.to_json(),
+            "fingerprint": self.fingerprint,
+            "training": self.training,
+        }
+        write_checkpoint(target, document, tensors)
         return target
 
     def _forward(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -193,7 +164,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         EncoderError: A file is missing, truncated, of another format or not the one that was saved.
     """
     root = Path(folder)
-    document = _read_document(root)
+    document = read_document(root)
     try:
         backbone = dict(document["backbone"])
         preprocess = Preprocess.from_json(document["preprocess"])
@@ -201,7 +172,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         weights_sha256, training = str(document["weights_sha256"]), dict(document.get("training") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
-    tensors = _read_tensors(root, weights_sha256)
+    tensors = read_tensors(root, weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
     network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
     try:
@@ -304,45 +275,6 @@ def _check_mean(mean: NDArray[np.float32] | None, dim: int) -> NDArray[np.float3
     return vector
 
 
-def _read_document(root: Path) -> dict[str, Any]:
-    """Return encoder.json, checked for size, syntax and format."""
-    path = root / CHECKPOINT_FILE
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise EncoderError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes: it is no checkpoint description.")
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise EncoderError(f"{path} is not JSON, or was cut short.") from error
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or document.get("kind") != "torch":
-        raise EncoderError(f"{path} is no checkpoint description: it lacks format_version and kind.")
-    if version > FORMAT_VERSION:
-        raise EncoderError(f"{path} has format {version}, this radshot reads up to {FORMAT_VERSION}: upgrade radshot.")
-    return dict(document)
-
-
-def _read_tensors(root: Path, weights_sha256: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a weights file whose hash is the one encoder.json names."""
-    path = root / WEIGHTS_FILE
-    try:
-        found = _sha256(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError as error:
-        raise EncoderError(f"The checkpoint {root} has no {WEIGHTS_FILE}.") from error
-    except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"{path} is not a safetensors file, or was cut short; no other format is ever read."
-        ) from error
-    if found != weights_sha256:
-        raise EncoderError(f"{path} is not the file that {CHECKPOINT_FILE} was saved with: one of the two was changed.")
-    return tensors
-
-
 def _options(root: Path, backbone: dict[str, Any]) -> dict[str, Any]:
     """Check that a checkpoint's backbone options cannot collide with build_backbone's own."""
     if "seed" in backbone or not all(isinstance(key, str) for key in backbone):
@@ -350,17 +282,3 @@ def _options(root: Path, backbone: dict[str, Any]) -> dict[str, Any]:
             f"{root / CHECKPOINT_FILE} is no checkpoint description (backbone options {sorted(backbone)})."
         )
     return backbone
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Force a file's, or a folder's, content to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -204,7 +204,7 @@ def near_duplicates(
     for what, given in (("ids", names), ("splits", parts)):
         if given is not None and len(given) != n:
             raise EpisodeError(f"There are {len(given):,} {what} for {n:,} hashed images.")
-    shapes = hashes.thumbnails.reshape(n, -1).astype(np.float32)
+    shapes = hashes.thumbnails.reshape(n, THUMBNAIL_SIDE**2).astype(np.float32)
     shapes -= shapes.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(shapes, axis=1, keepdims=True)
     shapes /= np.where(lengths > 0, lengths, 1)

@@ -9,7 +9,7 @@ import inspect
 import json
 import platform
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,7 +58,8 @@ def evaluate(
     for how often each class was drawn. An abstention counts as wrong.
 
     Args:
-        classifier: Anything with `fit` and `predict`; it stays as it is.
+        classifier: Anything with `fit` and `predict`. It stays as it is: copies are fitted (clones where it has
+            `get_params`, else shallow ones, so `fit` should set attributes and not change what it was given).
         vectors: (n, d) as the encoder made them; taken as float32.
         labels: The n labels the sampler was made with.
         sampler: The episodes.
@@ -76,11 +77,11 @@ def evaluate(
         EpisodeError: Labels, groups or ids do not match the sampler.
 
     Example:
-        >>> from sklearn.neighbors import NearestCentroid
+        >>> from sklearn.neighbors import KNeighborsClassifier
         >>> labels = ["cold"] * 4 + ["warm"] * 4
         >>> vectors = [[0.0], [0.1], [0.2], [0.3], [1.0], [1.1], [1.2], [1.3]]
         >>> episodes = EpisodeSampler(labels, 2, 1, 2, groups=[1, 2, 3, 4, 5, 6, 7, 8], n_episodes=20)
-        >>> print(evaluate(NearestCentroid(), vectors, labels, episodes))
+        >>> print(evaluate(KNeighborsClassifier(1), vectors, labels, episodes))
         2-way 1-shot, 20 episodes, 8 patients: accuracy 1.000 [1.000, 1.000] (patients), ± 0.000 (episodes); \
 unreliable: fewer than 6 query patients in 'cold' (4), 'warm' (4)
     """
@@ -147,7 +148,7 @@ def _run(
         if "groups" in takes:
             extra["groups"] = [patients[row] for row in support.tolist()]
         taught = [name for name in episode.classes for _ in range(sampler.k_shot)]
-        fresh = copy.copy(classifier)
+        fresh = _unfitted(classifier)
         fresh.fit(vectors[support], taught, **extra)
         answered = fresh.predict(vectors[query])
         if len(answered) != query.size:
@@ -174,6 +175,15 @@ def _run(
         answer=np.array(answers, dtype=np.intp),
         patient=sampler.group_codes[row],
     )
+
+
+def _unfitted(classifier: Classifier) -> Classifier:
+    """Return a copy to fit: scikit-learn's clone where there is `get_params`, since a pipeline fits its own parts."""
+    if hasattr(classifier, "get_params"):
+        from sklearn.base import clone
+
+        return cast(Classifier, clone(classifier))
+    return copy.copy(classifier)
 
 
 def _checked_vectors(vectors: ArrayLike, n: int) -> NDArray[np.float32]:

@@ -47,7 +47,7 @@ def _lungs_and_heart(chest: Chest) -> None:
     chest.heart = np.maximum(shade, np.float32(0.9) * edge(base, 0.14))
     wide = np.float32(anatomy.mediastinum) + np.float32(0.03) * np.clip(chest.y + np.float32(0.2), 0.0, 1.0)
     centre = edge(wide - np.abs(chest.medial), 0.035)
-    knob = edge(chest.ellipse((0.13 + pose.turn, -0.43), (anatomy.arch, anatomy.arch)), 0.2)
+    knob = edge(chest.ellipse((0.11 + pose.turn, -0.38), (anatomy.arch, 1.25 * anatomy.arch)), 0.3)
     solid = np.maximum(np.maximum(centre, knob), chest.heart)
     chest.air = (chest.lungs["right"] + chest.lungs["left"]) * (np.float32(1.0) - np.float32(0.86) * solid)
 
@@ -56,10 +56,10 @@ def _soft_tissue(chest: Chest) -> Array:
     anatomy, pose = chest.anatomy, chest.pose
     lateral = np.abs(chest.x)
     outer = np.float32(1.03 + 0.22 * anatomy.fat) - np.float32(0.10) * np.clip(-chest.y - np.float32(0.2), 0.0, 1.0)
-    shoulder = np.clip(np.float32(-0.72) - chest.y, 0.0, 2.0)
-    outer = outer + shoulder * np.float32(2.2 - 1.2 * pose.arms)
+    shoulder = np.clip(np.float32(-0.45) - chest.y, 0.0, 1.0)
+    outer = outer + shoulder * shoulder * np.float32(2.6 - 1.0 * pose.arms)
     torso = edge(outer - lateral, 0.05)
-    slope = chest.y - np.float32(-1.32) - np.float32(0.20) * lateral
+    slope = chest.y - np.float32(-1.34) - np.float32(0.26) * lateral * lateral
     trunk = torso * np.maximum(edge(slope, 0.06), edge(np.float32(0.34) - lateral, 0.05))
     depth = np.clip(np.float32(1.0) - (lateral / (outer + np.float32(0.06))) ** 2, 0.0, 1.0)
     tissue = trunk * (np.float32(0.55) + np.float32(0.55 + 0.25 * anatomy.fat) * np.sqrt(depth))

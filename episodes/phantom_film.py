@@ -41,11 +41,11 @@ def expose(chest: Chest, attenuation: Array, rng: np.random.Generator) -> Array:
     total = attenuation + np.float32(0.30) * cables(chest, rng)
     total = total + np.float32(u(-0.16, 0.16)) * x + np.float32(u(-0.16, 0.16)) * y
     total = total + np.float32(0.05) * chest.texture("haze", rng) + np.float32(0.025) * chest.texture("cloud", rng)
-    centre, width = u(0.62, 0.98), u(1.0, 1.75)
+    centre, width = u(0.60, 0.95), u(1.2, 2.0)
     level = np.clip((total - np.float32(centre)) * np.float32(1.0 / width), -1.5, 1.5)
     image = np.float32(0.5) + level * (np.float32(1.0) - np.float32(0.148) * level * level)
     image = np.clip(image, 0.0, 1.0) ** np.float32(np.exp(u(-0.35, 0.35)))
-    dose = np.float32(u(0.012, 0.05))
+    dose = np.float32(u(0.008, 0.04))
     noise = np.float32(0.75) * chest.texture("fine", rng) + np.float32(0.65) * rng.standard_normal(
         chest.shape, dtype=np.float32
     )

@@ -74,10 +74,10 @@ def rows_where(table: pd.DataFrame, expression: str) -> NDArray[np.bool_]:
     """
     columns = [str(name) for name in table.columns]
     _inspect(expression, columns)
-    by_case = {name.lower(): name for name in columns}
-    if len(by_case) < len(columns):
-        twins = next((by_case[name.lower()], name) for name in columns if by_case[name.lower()] != name)
-        raise ManifestError(f"Columns {twins[1]!r} and {twins[0]!r} differ only in case; rename one to filter rows.")
+    spelt: dict[str, str] = {}
+    for name in columns:
+        if (twin := spelt.setdefault(name.lower(), name)) != name:
+            raise ManifestError(f"Columns {twin!r} and {name!r} differ only in case; rename one to filter rows.")
     if not len(table):
         table = pd.DataFrame({name: [None] for name in columns})
         return _ask(table, columns, expression)[:0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from embeddings import Archive, Index, embed_archive, image_identity, load_encod
 from episodes import rows_where
 
 from .console import DONE, REFUSED, JsonOption, Refused, Usage, command, exit_code, list_refused, out, write_json
+from .inputs import lasting_spec, read_manifest
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of an archive or of a comparison set.", show_default=False)
@@ -47,20 +49,20 @@ def embed_command(
         raise Usage("Name at least one SOURCE, or a table with --manifest.")
     inputs: list[Any] = list(sources or [])
     if manifest is not None:
-        from .inputs import read_manifest
-
         table = read_manifest(manifest, label=None, group=group, where=where, image=image)
-        rows = table.table.copy()
-        if table.group_column is not None:
-            rows["patient"] = table.groups
-        inputs.append(records_from_table(rows, image_column=image, folder=table.folder))
-    chosen = load_encoder(encoder)
+        inputs += records_from_table(table.table, image_column=image, group=table.group_column, root=table.folder)
+    chosen = load_encoder(lasting_spec(encoder))
     report = embed_archive(inputs, chosen, archive, batch_size=batch_size, progress=True)
     list_refused(report.refused)
-    result = report.to_dict()
-    counts = ", ".join(f"{key} {value:,}" for key, value in result.items() if isinstance(value, int))
-    out.print(f"{archive}: {counts}")
-    write_json(json_file, {**result, "archive": str(archive), "encoder": chosen.fingerprint})
+    out.print(f"{archive}: {report}", markup=False)
+    result = {
+        **dataclasses.asdict(report),
+        "refused": [{"path": path, "reason": reason} for path, reason in report.refused],
+        "duplicates": [{"path": path, "id": own} for path, own in report.duplicates],
+        "archive": str(archive),
+        "encoder": chosen.fingerprint,
+    }
+    write_json(json_file, result)
     return exit_code(report.seen - len(report.refused), len(report.refused))
 
 

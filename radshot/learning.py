@@ -206,7 +206,7 @@ def evaluate_command(
                 "first": reports[0].name,
                 "second": other.name,
                 "difference": d.difference,
-                "interval": list(d.interval),
+                "interval": [d.low, d.high],
                 "p_value": d.p_value,
             }
             for other, d in zip(reports[1:], differences, strict=True)
@@ -232,7 +232,7 @@ def _print_table(reports: list[Report], source: Labelled) -> None:
         difference = ""
         if report is not first:
             paired = compare(first, report)
-            difference = f"{paired.difference:+.3f} [{paired.interval[0]:+.3f}, {paired.interval[1]:+.3f}]"
+            difference = f"{paired.difference:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]"
         half = "" if report.episode_interval is None else f"{report.episode_interval:.3f}"
         table.add_row(
             report.name,

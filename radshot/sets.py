@@ -13,7 +13,7 @@ from episodes import Decision
 
 from .archives import encoder_of
 from .console import JsonOption, Refused, Usage, command, exit_code, list_refused, out, write_json
-from .inputs import encode_readable, read_manifest
+from .inputs import encode_readable, lasting_spec, read_manifest
 
 SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison set's folder.", show_default=False)]
 
@@ -125,7 +125,7 @@ def open_set(folder: Path, encoder: str | None) -> Any:
     from fewshot import ComparisonSet
 
     if encoder is not None:
-        return ComparisonSet.open(folder, encoder=load_encoder(encoder))
+        return ComparisonSet.open(folder, encoder=load_encoder(lasting_spec(encoder)))
     if not folder.exists():
         raise Refused(f"There is no comparison set at '{folder}'; name an encoder with --encoder to make one.")
     with Archive.open(folder) as archive:

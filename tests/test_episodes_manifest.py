@@ -120,7 +120,7 @@ def test_damaged_tables_are_refused_in_one_sentence(write, content: str | bytes,
 
 def test_missing_group_and_files(write, tmp_path: Path) -> None:
     path = write(PLAIN)
-    with pytest.raises(ManifestError, match="has no column 'patient_id'; .*; did you mean 'patient'?"):
+    with pytest.raises(ManifestError, match=r"has no column 'patient_id'; .*; did you mean 'patient'\?"):
         Manifest.read(path, group="patient_id")
     with pytest.raises(ManifestError, match=r"Row 2 of table\.csv \(line 3\) has no patient: its 'patient' is empty"):
         Manifest.read(write(PLAIN.replace(",7,", ",,")), group="patient")

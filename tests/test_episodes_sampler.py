@@ -1,4 +1,4 @@
-"""Episodes: who may support, who may be asked, and that the draw is uniform, seeded and refuses what cannot be drawn."""
+"""Episodes: who may support, who may be asked; uniform, seeded, and refused where they cannot be drawn."""
 
 from __future__ import annotations
 
@@ -208,11 +208,11 @@ def test_bad_lists_are_refused() -> None:
         EpisodeSampler(["a", "b"] * 4, 2, 1, 1, shot="study")
     with pytest.raises(EpisodeError, match="one patient per image: got 3 for 8 images"):
         EpisodeSampler(["a", "b"] * 4, 2, 1, 1, groups=[1, 2, 3])
-    with pytest.raises(EpisodeError, match="The patient of image 1 .* is missing: got ''"):
+    with pytest.raises(EpisodeError, match=r"The patient of image 1 .* is missing: got ''"):
         EpisodeSampler(["a", "b"], 2, 1, 1, groups=["p", ""])
-    with pytest.raises(EpisodeError, match="The patient of image 0 .* is missing: got nan"):
+    with pytest.raises(EpisodeError, match=r"The patient of image 0 .* is missing: got nan"):
         EpisodeSampler(["a", "b"], 2, 1, 1, groups=[float("nan"), 1])
-    with pytest.raises(EpisodeError, match="The label of image 1 .* is nan"):
+    with pytest.raises(EpisodeError, match=r"The label of image 1 .* is nan"):
         EpisodeSampler(["a", float("nan")], 2, 1, 1)
     with pytest.raises(EpisodeError, match="one entry per image; got str"):
         EpisodeSampler("abab", 2, 1, 1)

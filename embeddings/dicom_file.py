@@ -1,0 +1,211 @@
+"""The DICOM file below its picture (PS3.5, PS3.10): header, transfer syntax, one decoded frame, guards against bombs."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from .errors import ImageError
+from .images import DEFAULT_MAX_PIXELS, ImageIdentity, check_size, one_line
+from .quiet import quiet
+
+# Header fields kept beside a vector, and the metadata key of each: what one filters by; no names or dates of birth.
+IDENTITY_FIELDS = {
+    "Modality": "modality",
+    "BodyPartExamined": "body_part",
+    "ViewPosition": "view_position",
+    "ImageLaterality": "laterality",
+    "StudyInstanceUID": "study_uid",
+    "SeriesInstanceUID": "series_uid",
+    "SOPClassUID": "sop_class_uid",
+    "PhotometricInterpretation": "photometric",
+    "Rows": "rows",
+    "Columns": "columns",
+    "NumberOfFrames": "frames",
+}
+
+# Bytes a deflated file may grow to, per pixel allowed; beyond it is a bomb (a frame of 16 bits takes 2).
+_INFLATED_BYTES_PER_PIXEL = 4
+
+# Syntaxes whose only free decoder is one that the extra `dicom` leaves out for its licence (GPL).
+_JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+
+
+def read_identity(path: Path, sha256: str) -> ImageIdentity:
+    """Read what `image_identity` returns for a DICOM file: ids and the fields of `IDENTITY_FIELDS`, no pixels.
+
+    Raises:
+        ImageError: The header cannot be parsed.
+    """
+    name = str(path)
+    with quiet():
+        try:
+            header, _ = read_header(path, name, DEFAULT_MAX_PIXELS)
+            metadata = {
+                key: value for tag, key in IDENTITY_FIELDS.items() if (value := _plain(header.get(tag))) is not None
+            }
+            uid, patient = _plain(header.get("SOPInstanceUID")), _plain(header.get("PatientID"))
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(name, f"its DICOM header is damaged ({one_line(error)})") from error
+    return ImageIdentity(None if uid is None else str(uid), sha256, None if patient is None else str(patient), metadata)
+
+
+def read_header(path: Path, name: str, max_pixels: int) -> tuple[Dataset, Path | Dataset]:
+    """Return the header, and what the pixels are to be decoded from: the file, or the data set a deflated file held."""
+    with path.open("rb") as stream:
+        prefixed = stream.read(132)[128:] == b"DICM"
+    if prefixed:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            data = _inflate(path, name, 132 + 12 + int(meta.FileMetaInformationGroupLength), max_pixels)
+            inflated = pydicom.dcmread(BytesIO(data), force=True)
+            meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            inflated.file_meta = meta
+            return inflated, inflated
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=not prefixed)
+    if "TransferSyntaxUID" not in header.file_meta:
+        implicit, little = header.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return header, path
+
+
+def _inflate(path: Path, name: str, start: int, max_pixels: int) -> bytes:
+    """Inflate a deflated data set (PS3.5 A.5), but no further than a file of `max_pixels` could need."""
+    limit = max_pixels * _INFLATED_BYTES_PER_PIXEL
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    with path.open("rb") as stream:
+        stream.seek(start)
+        try:
+            data = inflater.decompress(stream.read(), limit)
+        except zlib.error as error:
+            raise ImageError(name, f"its deflated data set is damaged ({one_line(error)})") from error
+    if not inflater.eof and len(data) >= limit:
+        raise ImageError(
+            name, f"inflates to more than {limit:,} bytes, {_INFLATED_BYTES_PER_PIXEL} per pixel of max_pixels"
+        )
+    if not inflater.eof:
+        raise ImageError(name, "ends early: its deflated data set is truncated")
+    return data
+
+
+def check_header(header: Dataset, name: str, max_pixels: int) -> int:
+    """Return samples per pixel of a header that describes an image of allowed size."""
+    kind = UID(str(header.get("SOPClassUID") or "")).name or "unknown kind"
+    if header.get("Rows") is None or header.get("Columns") is None:
+        raise ImageError(name, f"is DICOM without pixels ({kind})")
+    check_size(name, int(header.Rows), int(header.Columns), max_pixels)
+    if not header.get("PhotometricInterpretation"):
+        raise ImageError(name, "has no Photometric Interpretation: its grey levels cannot be told from colours")
+    samples = int(header.get("SamplesPerPixel") or 1)
+    if samples not in (1, 3):
+        raise ImageError(name, f"has {samples} samples per pixel; only 1 (grey, palette) and 3 (colour) can be read")
+    return samples
+
+
+def frame_count(header: Dataset) -> int:
+    """Return Number of Frames; 1 where it is missing."""
+    return max(1, int(header.get("NumberOfFrames") or 1))
+
+
+def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str, max_pixels: int) -> NDArray[Any]:
+    """Decode one frame to stored values, (h, w) or (h, w, 3) as RGB; say in one sentence why not."""
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ImageError(name, f"its transfer syntax ({syntax.name}) is not supported") from error
+    if not decoder.is_available:
+        package = "pylibjpeg-libjpeg" if syntax in _JPEG_SYNTAXES else "'radshot[dicom]'"
+        raise ImageError(
+            name, f"its transfer syntax ({syntax.name}) needs a decoder that is not installed: pip install {package}"
+        )
+    if isinstance(pixels, Path) and syntax.is_encapsulated:
+        _check_codestream(header, pixels, index, name, max_pixels)
+    try:
+        if isinstance(pixels, Path):
+            return pixel_array(pixels, index=index, transfer_syntax_uid=syntax)
+        return pixel_array(pixels, index=index)
+    except AttributeError as error:
+        if "pixel data" in str(error).lower() and " no " in str(error):
+            raise ImageError(name, "is DICOM without pixels (no Pixel Data element)") from error
+        raise ImageError(name, f"its pixel description is incomplete ({one_line(error)})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise anything on hostile bytes
+        raise ImageError(name, f"its pixel data are truncated or damaged ({one_line(error)})") from error
+
+
+def _check_codestream(header: Dataset, path: Path, index: int, name: str, max_pixels: int) -> None:
+    """Refuse a compressed frame whose own header claims more pixels than the DICOM header: decoders believe it."""
+    with path.open("rb") as stream:
+        pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        if stream.read(4) != b"\xe0\x7f\x10\x00":
+            return  # no pixel data: the decoder says so
+        stream.seek(8, 1)  # VR, two reserved bytes and the undefined length
+        try:
+            offsets = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
+            codestream = get_frame(
+                stream,
+                index,
+                number_of_frames=frame_count(header),
+                extended_offsets=None if offsets[0] is None or offsets[1] is None else (offsets[0], offsets[1]),
+            )
+        except Exception as error:
+            raise ImageError(name, f"its pixel data are truncated or damaged ({one_line(error)})") from error
+    size = codestream_size(codestream)
+    if size is not None and size[0] * size[1] > max(int(header.Rows) * int(header.Columns), 1):
+        raise ImageError(
+            name,
+            f"its compressed frame claims {size[0]} x {size[1]} pixels, its header {header.Rows} x {header.Columns}",
+        )
+
+
+def codestream_size(data: bytes) -> tuple[int, int] | None:
+    """Return (rows, columns) claimed by a JPEG, JPEG-LS or JPEG 2000 codestream, or None where it says nothing.
+
+    They are in the frame header SOF (ISO/IEC 10918-1 B.2.2), for JPEG 2000 in SIZ (ISO/IEC 15444-1 A.5.1).
+    """
+    start = data.find(b"\xff\x4f\xff\x51", 0, 512)
+    if start >= 0:
+        right, bottom, left, top = (int.from_bytes(data[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+        return bottom - top, right - left
+    at = 2
+    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def _plain(value: Any) -> str | int | None:
+    """Return an element's value as plain text or a whole number, None where it is empty."""
+    if value is None:
+        return None
+    if isinstance(value, int):
+        return int(value)
+    text = str(value).strip(" \0")
+    return text or None

@@ -1,0 +1,173 @@
+"""One file on its way into the archive: known or new, readable or refused; and how that is remembered in the database."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .database import now
+from .errors import ImageError
+from .images import image_identity
+from .metadata import check_text, encode_metadata, patient_of
+from .sources import Record, printable
+from .store import Store
+
+if TYPE_CHECKING:
+    from .encoders import Encoder
+
+FRESH_NANOSECONDS = 2_000_000_000
+"""A file changed this recently may change again within the clock's grain: its hash, not its time, is trusted next time."""
+
+NEVER = -1
+"""Modification time recorded for such a file; it equals no real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What told a file apart when it was last stored: size in bytes, modification time, SHA-256."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A file after inspection. Exactly one of these holds: `reason`, `image`, `twin`, or it is unchanged.
+
+    Attributes:
+        path: Absolute path as text; the file's name in the database.
+        id: The row's id, once known.
+        state: Size, time and hash, once known; for an unchanged file only where they need noting again.
+        image: What the encoder loaded.
+        metadata: JSON text for the row.
+        patient: The patient, where known.
+        replaces: Whether the row of this id came from this very path, so that new content replaces it.
+        twin: Whether a row with this content is stored, so that nothing was loaded.
+        reason: Why it is refused, one sentence without the path.
+        stage: "read", "encode" or "store".
+    """
+
+    path: str
+    id: str = ""
+    state: FileState | None = None
+    image: NDArray[np.float32] | None = None
+    metadata: str = "{}"
+    patient: str | None = None
+    replaces: bool = False
+    twin: bool = False
+    reason: str | None = None
+    stage: str = "read"
+
+
+def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
+    """Look at one file, and load it if its content is new; whatever goes wrong with it becomes a refusal.
+
+    Safe to call from several threads.
+    """
+    path = printable(os.path.abspath(record.path))  # noqa: PTH100 (keeps links, unlike resolve)
+    patient = None
+    try:
+        patient = patient_of(record.metadata)
+        return _inspect(record, path, store, encoder)
+    except ImageError as error:
+        reason = error.reason
+    except MemoryError:
+        reason = "needs more memory than there is"
+    except OSError as error:
+        reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
+    except Exception as error:  # a decoder may raise anything, and one file must not end the job
+        reason = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(" :.")
+    return Inspected(path, id=record.id, reason=reason, patient=patient)
+
+
+def _inspect(record: Record, path: str, store: Store, encoder: Encoder) -> Inspected:
+    if record.root is not None and record.path.is_symlink():
+        if not record.path.resolve().is_relative_to(record.root.resolve()):
+            return Inspected(path, id=record.id, reason="is a link that leads out of its source folder")
+    try:
+        found = record.path.stat()
+    except FileNotFoundError:
+        return Inspected(path, id=record.id, reason="is missing")
+    if not stat.S_ISREG(found.st_mode):
+        return Inspected(path, id=record.id, reason="is no regular file")
+    mtime = found.st_mtime_ns if time.time_ns() - found.st_mtime_ns > FRESH_NANOSECONDS else NEVER
+    known, standing, home = _recall(store, path)
+    if known is not None and standing and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
+        return Inspected(path)
+    identity = image_identity(record.path)
+    state = FileState(found.st_size, mtime, identity.sha256)
+    if known is not None and standing and known.sha256 == identity.sha256:
+        return Inspected(path, id=record.id, state=state)
+    name = check_text(identity.sop_instance_uid or record.id, "id")
+    patient = record.metadata.get("patient", identity.patient_id)
+    facts = {"registered_at": now(), **identity.metadata, **record.metadata, "path": path, "sha256": identity.sha256}
+    if patient is not None:
+        facts["patient"] = patient
+    metadata, patient = encode_metadata(facts, name), patient_of(facts)
+    replaces = home is not None and home[0] == name and home[1] == path
+    if not replaces and store.lookup("hash", [identity.sha256]):
+        return Inspected(path, name, state, metadata=metadata, patient=patient, twin=True)
+    image = encoder.load(record.path)
+    after = record.path.stat()
+    if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+        return Inspected(path, name, patient=patient, reason="changed while it was being read")
+    return Inspected(path, name, state, image, metadata, patient, replaces)
+
+
+def _recall(store: Store, path: str) -> tuple[FileState | None, bool, tuple[str, str | None] | None]:
+    """Return the state noted for a path, whether its row still has that content, and that row's id and own path."""
+    query = (
+        "SELECT size, mtime_ns, sha256, files.id, hash, json_extract(metadata, '$.path') "
+        "FROM files LEFT JOIN rows ON rows.id = files.id WHERE files.path = ?"
+    )
+    with store.reading() as connection:
+        row = connection.execute(query, (path,)).fetchone()
+    if row is None:
+        return None, False, None
+    size, mtime_ns, sha256, identity, content, home = row
+    return FileState(size, mtime_ns, sha256), content == sha256, (identity, home)
+
+
+def settle(connection: sqlite3.Connection, item: Inspected, identity: str) -> None:
+    """Note, in the batch's transaction, that a file is stored under an id, and lift its quarantine."""
+    if item.state is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+            (item.path, item.state.size, item.state.mtime_ns, item.state.sha256, identity),
+        )
+    connection.execute("DELETE FROM quarantine WHERE path = ?", (item.path,))
+
+
+def renew(connection: sqlite3.Connection, item: Inspected) -> None:
+    """Note, in the batch's transaction, the new time of a file whose content is the same."""
+    if item.state is not None:
+        connection.execute(
+            "UPDATE files SET size = ?, mtime_ns = ? WHERE path = ?",
+            (item.state.size, item.state.mtime_ns, item.path),
+        )
+    connection.execute("DELETE FROM quarantine WHERE path = ?", (item.path,))
+
+
+def refuse(connection: sqlite3.Connection, item: Inspected, reason: str, stage: str) -> None:
+    """Note, in the batch's transaction, why a file was refused."""
+    connection.execute(
+        "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)",
+        (item.path, reason, stage, item.id or None, item.patient, now()),
+    )
+
+
+def holder_of(connection: sqlite3.Connection, *, id: str | None = None, sha256: str | None = None) -> tuple[str, str] | None:
+    """Return id and path of the row that has an id or a content, or None."""
+    column, value = ("id", id) if id is not None else ("hash", sha256)
+    query = f"SELECT id, json_extract(metadata, '$.path') FROM rows WHERE {column} = ? ORDER BY id LIMIT 1"
+    row = connection.execute(query, (value,)).fetchone()
+    return None if row is None else (row[0], Path(row[1]).as_posix() if row[1] is not None else "")

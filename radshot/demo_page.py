@@ -1,0 +1,143 @@
+"""The demo's page: queries with their evidence, accuracy beside the baselines, searches; one file, no scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from embeddings import read_image
+from episodes import Decision
+
+from . import __version__
+from .demo import DemoResult
+
+#: Side of a thumbnail in pixels.
+THUMBNAIL = 128
+#: Queries shown per class: first those answered wrongly (at most one), then right ones.
+SHOWN_PER_CLASS = 2
+#: Support images shown for the winner, and for the runner-up.
+SHOWN_EVIDENCE = 3
+#: Drawing area of the learning curve, in its own units.
+CURVE_WIDTH, CURVE_HEIGHT = 560, 160
+
+
+def render(result: DemoResult) -> str:
+    """The page as one self-contained HTML text.
+
+    Args:
+        result: What the demo found.
+
+    Returns:
+        HTML with its pictures inside.
+    """
+    template = resources.files("radshot").joinpath("templates/demo.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    summary = result.summary
+    return environment.from_string(template).render(
+        version=__version__,
+        summary=summary,
+        bars=_bars(summary),
+        queries=_queries(result),
+        searches=_searches(result),
+        curve=_curve(result),
+        curve_width=CURVE_WIDTH,
+        curve_height=CURVE_HEIGHT,
+        contents=_contents(result.out),
+    )
+
+
+def _bars(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [("radshot, trained on other findings", summary["fewshot"], True)]
+    rows += [(f"nearest mean of {name}", floor, False) for name, floor in summary["baselines"].items()]
+    return [
+        {"name": n, "accuracy": r["accuracy"], "low": r["interval"][0], "high": r["interval"][1], "ours": own}
+        for n, r, own in rows
+    ]
+
+
+def _queries(result: DemoResult) -> list[dict[str, Any]]:
+    """A few queries of each class with the support images that spoke for the answer and for the runner-up."""
+    support = dict(zip(result.support.ids, result.support.metadata, strict=True))
+    labels = result.manifest.labels
+    chosen: list[tuple[int, Decision]] = []
+    for label in sorted(set(labels)):
+        own = [(i, decision) for i, decision in result.decisions if labels[i] == label]
+        wrong = [pair for pair in own if pair[1].label != label][:1]
+        right = [pair for pair in own if pair[1].label == label]
+        chosen += wrong + right[: SHOWN_PER_CLASS - len(wrong)]
+
+    def evidence(neighbours: Any) -> list[dict[str, Any]]:
+        return [
+            {"picture": _picture(support[n.id]["path"]), "label": n.label, "similarity": n.similarity}
+            for n in neighbours[:SHOWN_EVIDENCE]
+        ]
+
+    return [
+        {
+            "picture": _picture(result.manifest.images[i]),
+            "truth": labels[i],
+            "answer": "none of these" if decision.label is None else decision.label,
+            "right": decision.label == labels[i],
+            "score": decision.score,
+            "margin": decision.margin,
+            "evidence": evidence(decision.evidence),
+            "runner_up": decision.runner_up,
+            "counter": evidence(decision.counter_evidence),
+        }
+        for i, decision in chosen
+    ]
+
+
+def _searches(result: DemoResult) -> list[dict[str, Any]]:
+    stored = result.stored
+
+    def shown(row: int, similarity: float | None) -> dict[str, Any]:
+        metadata = stored.metadata[row]
+        return {"picture": _picture(metadata["path"]), "label": metadata["label"], "similarity": similarity}
+
+    return [
+        {"query": shown(example.row, None), "found": [shown(row, similarity) for row, similarity in example.neighbours]}
+        for example in result.search
+    ]
+
+
+def _curve(result: DemoResult) -> list[dict[str, Any]]:
+    """The validation accuracy over training episodes, as polyline points."""
+    history = [entry for entry in result.training.history if entry["validation_accuracy"] is not None]
+    last = max((float(entry["episode"] or 0) for entry in history), default=1.0)
+    lines = []
+    for name, key in (("held out", "validation_accuracy"), ("training", "train_accuracy")):
+        points = [
+            (float(entry["episode"] or 0) / last * CURVE_WIDTH, (1 - float(entry[key] or 0)) * CURVE_HEIGHT)
+            for entry in history
+        ]
+        lines.append({"name": name, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points)})
+    return lines
+
+
+def _contents(out: Path) -> list[dict[str, str]]:
+    kinds = (
+        ("source", "DICOM phantoms trained on, with manifest.csv"),
+        ("unseen", "DICOM phantoms of findings never trained on"),
+        ("encoder", "the trained encoder: weights.safetensors and encoder.json"),
+        ("cases", "the comparison set"),
+        ("archive", "the archive that was searched"),
+        ("demo.json", "every figure of this page"),
+    )
+    return [{"name": name, "what": what} for name, what in kinds]
+
+
+def _picture(path: str | Path) -> str:
+    """A thumbnail as a data URI."""
+    image = Image.fromarray(np.rint(read_image(path) * 255).astype(np.uint8))
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
