@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         ImageError,
         SourceError,
         StorageFull,
+        UnknownColumn,
+        UnknownEncoder,
         UnknownId,
     )
     from .images import DEFAULT_MAX_PIXELS, ImageIdentity, ImageSource, image_identity, read_image
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .ingest import IngestReport, embed_archive
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
+    from .reembedding import ReembedReport, reembed_archive
     from .sources import Record, records_from_folder, records_from_table
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_encoder import TransformersEncoder
@@ -54,12 +57,15 @@ _HOMES = {
     "PrecomputedEncoder": "precomputed",
     "Preprocess": "preprocess",
     "Record": "sources",
+    "ReembedReport": "reembedding",
     "SearchResult": "index",
     "Snapshot": "archive",
     "SourceError": "errors",
     "StorageFull": "errors",
     "TorchEncoder": "torch_encoder",
     "TransformersEncoder": "transformers_encoder",
+    "UnknownColumn": "errors",
+    "UnknownEncoder": "errors",
     "UnknownId": "errors",
     "VerifyReport": "archive",
     "build_backbone": "backbones",
@@ -70,6 +76,7 @@ _HOMES = {
     "read_image": "images",
     "records_from_folder": "sources",
     "records_from_table": "sources",
+    "reembed_archive": "reembedding",
 }
 
 # Other distributions install a package of this name too; fewshot and zeroshot look here before they rely on it.
@@ -95,12 +102,15 @@ __all__ = [
     "PrecomputedEncoder",
     "Preprocess",
     "Record",
+    "ReembedReport",
     "SearchResult",
     "Snapshot",
     "SourceError",
     "StorageFull",
     "TorchEncoder",
     "TransformersEncoder",
+    "UnknownColumn",
+    "UnknownEncoder",
     "UnknownId",
     "VerifyReport",
     "build_backbone",
@@ -111,6 +121,7 @@ __all__ = [
     "read_image",
     "records_from_folder",
     "records_from_table",
+    "reembed_archive",
 ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,24 +88,25 @@ class Archive:
             ArchiveCorrupt: The database is damaged.
         """
         root = Path(path)
-        archive = cls(Store(root, timeout=timeout))
-        if not ((root / DATABASE_NAME).exists() and archive.store.open()):
-            if create is False or encoder is None:
-                archive.close()
-                hint = "" if encoder is not None else "; give the encoder to make one"
-                raise ArchiveError(f"There is no archive at '{root}'{hint}.")
+        if (root / DATABASE_NAME).exists():
+            archive = cls(Store(root, timeout=timeout))
+            with archive._closed_on_error():
+                if archive.store.open():
+                    if encoder is not None:
+                        archive.check_encoder(encoder)
+                    return archive
             archive.close()
-            return cls.create(
-                root,
-                encoder_name=encoder.name,
-                encoder_fingerprint=encoder.fingerprint,
-                encoder_spec=getattr(encoder, "spec", None),
-                dim=encoder.dim,
-                timeout=timeout,
-            )
-        if encoder is not None:
-            archive._match(encoder.name, encoder.fingerprint, encoder.dim, close=True)
-        return archive
+        if create is False or encoder is None:
+            hint = "" if encoder is not None else "; give the encoder to make one"
+            raise ArchiveError(f"There is no archive at '{root}'{hint}.")
+        return cls.create(
+            root,
+            encoder_name=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+            encoder_spec=getattr(encoder, "spec", None),
+            dim=encoder.dim,
+            timeout=timeout,
+        )
 
     @classmethod
     def create(
@@ -154,9 +155,18 @@ class Archive:
         if encoder_spec is not None:
             facts["encoder_spec"] = str(encoder_spec)
         archive = cls(Store(root, timeout=timeout))
-        archive.store.create(facts)
-        archive._match(encoder_name, encoder_fingerprint, dim, close=True)
+        with archive._closed_on_error():
+            archive.store.create(facts)
+            archive._match(encoder_name, encoder_fingerprint, dim)
         return archive
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Make sure that an encoder is the one whose vectors are stored.
@@ -164,18 +174,15 @@ class Archive:
         Raises:
             EncoderMismatch: It is not; both are named.
         """
-        self._match(encoder.name, encoder.fingerprint, encoder.dim, close=False)
+        self._match(encoder.name, encoder.fingerprint, encoder.dim)
 
-    def _match(self, name: str, fingerprint: str, dim: int, *, close: bool) -> None:
+    def _match(self, name: str, fingerprint: str, dim: int) -> None:
         if (fingerprint, dim) == (self.encoder_fingerprint, self.dim):
             return
-        stored = f"{self.encoder_name} ({self.encoder_fingerprint[:12]}, {self.dim} dimensions)"
-        if close:
-            self.close()
         raise EncoderMismatch(
-            f"The archive '{self.path}' holds vectors of {stored}, and the encoder given is {name} "
-            f"({fingerprint[:12]}, {dim} dimensions): use the archive's own encoder, or make the vectors anew with "
-            "`radshot embed --reembed`."
+            f"The archive '{self.path}' holds vectors of {self.encoder_name} ({self.encoder_fingerprint[:12]}, "
+            f"{self.dim} dimensions), and the encoder given is {name} ({fingerprint[:12]}, {dim} dimensions): use the "
+            "archive's own encoder, or make the vectors anew with `radshot embed --reembed`."
         )
 
     @property

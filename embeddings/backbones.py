@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .errors import EncoderError
+from .errors import EncoderError, UnknownEncoder
 from .quiet import quiet
 
 Pooling = Literal["mean", "max", "flatten"]
@@ -160,7 +160,7 @@ def build_backbone(name: str, *, in_channels: int = 1, seed: int | None = None, 
     if factory is None:
         close = get_close_matches(str(name), BACKBONES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise EncoderError(f"There is no backbone {name!r}; there are {', '.join(BACKBONES)}.{hint}")
+        raise UnknownEncoder(f"There is no backbone {name!r}; there are {', '.join(BACKBONES)}.{hint}")
     allowed = [keyword for keyword in inspect.signature(factory).parameters if keyword != "in_channels"]
     for keyword in config:
         if keyword not in allowed:

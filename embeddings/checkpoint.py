@@ -64,13 +64,15 @@ def read_document(root: Path) -> dict[str, Any]:
     """Return encoder.json, checked for size, syntax and format."""
     path = root / CHECKPOINT_FILE
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise EncoderError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes: it is no checkpoint description.")
-        document = json.loads(path.read_bytes())
+        with path.open("rb") as stream:
+            text = stream.read(MAX_JSON_BYTES + 1)
+        document: Any = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
     except OSError as error:
         raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise EncoderError(f"{path} is not JSON, or was cut short.") from error
+    if len(text) > MAX_JSON_BYTES:
+        raise EncoderError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes: it is no checkpoint description.")
     version = document.get("format_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or document.get("kind") != "torch":
         raise EncoderError(f"{path} is no checkpoint description: it lacks format_version and kind.")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .encoders import BaseEncoder, ImageLoader, fingerprint_of
-from .errors import EncoderError
+from .errors import UnknownEncoder
 from .preprocess import Preprocess
 
 # Largest side of the raw-pixel floor; beyond it the vectors outgrow any use.
@@ -33,7 +33,7 @@ class PixelEncoder(BaseEncoder):
     def __init__(self, size: int = 32) -> None:
         """Fix the size and all that follows from it."""
         if not 2 <= size <= MAX_PIXELS_SIDE:
-            raise EncoderError(f"pixels-N takes N from 2 to {MAX_PIXELS_SIDE}; got {size}.")
+            raise UnknownEncoder(f"pixels-N takes N from 2 to {MAX_PIXELS_SIDE}; got {size}.")
         self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,))
         self.loader = ImageLoader(self.preprocess)
         self.name = f"pixels-{size}"
@@ -62,7 +62,7 @@ class HogEncoder(BaseEncoder):
     def __init__(self, size: int = 64) -> None:
         """Fix the size and all that follows from it."""
         if size % HOG_CELL or not HOG_BLOCK * HOG_CELL <= size <= MAX_PIXELS_SIDE:
-            raise EncoderError(f"hog-N takes multiples of {HOG_CELL} from 16 to {MAX_PIXELS_SIDE}; got {size}.")
+            raise UnknownEncoder(f"hog-N takes multiples of {HOG_CELL} from 16 to {MAX_PIXELS_SIDE}; got {size}.")
         self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,))
         self.loader = ImageLoader(self.preprocess)
         self.name = f"hog-{size}"

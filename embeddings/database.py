@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +72,7 @@ _FULL_NAMES = (
     "SQLITE_FULL",
     "SQLITE_IOERR_WRITE",
     "SQLITE_IOERR_TRUNCATE",
+    "SQLITE_IOERR_SHMOPEN",
     "SQLITE_IOERR_SHMSIZE",
     "SQLITE_IOERR_SHMMAP",
 )
@@ -214,7 +215,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def row_crc(identity: str, segment: int, position: int, content_hash: str, metadata: str, vector_crc: int) -> int:
-    """Checksum of everything the database says about a row; SQLite itself keeps none."""
-    text = f"{identity}\0{segment}\0{position}\0{content_hash}\0{vector_crc}\0{metadata}"
-    return zlib.crc32(text.encode("utf-8"))
+ROW_COLUMNS = "id, segment, position, hash, patient, metadata, vector_crc"
+"""What `row_crc` covers, in its order."""
+
+
+def row_crc(row: Sequence[object]) -> int:
+    """Checksum of everything the database says about a row (`ROW_COLUMNS`); SQLite itself keeps none."""
+    return zlib.crc32("\0".join(map(str, row)).encode("utf-8"))

@@ -15,8 +15,12 @@ from pydicom.uid import UID
 from .dicom_file import check_header, decode_frame, frame_count, read_header
 from .errors import ImageError
 from .greyscale import WINDOW_FUNCTIONS, apply_window, is_finite, look_up, luminance, stretch
-from .images import choose_frame, one_line
+from .images import choose_frame
 from .quiet import quiet
+
+
+class _Damaged(ValueError):
+    """A header that contradicts itself, in words that quote none of its text."""
 
 
 def read_dicom(
@@ -60,8 +64,10 @@ def read_dicom(
             raise
         except MemoryError as error:
             raise ImageError(name, "does not fit into memory") from error
-        except Exception as error:  # a hostile header makes a parser raise anything; the caller gets one type
-            raise ImageError(name, f"its DICOM header is damaged ({one_line(error)})") from error
+        except _Damaged as error:
+            raise ImageError(name, f"its DICOM header is damaged ({error})") from error
+        except Exception as error:  # parsers raise anything, and quote what they stumbled over: perhaps a name
+            raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
 
 
 def _show_monochrome(
@@ -127,7 +133,7 @@ def _through_voi(
     centre, width = _number(group.get("WindowCenter")), _number(group.get("WindowWidth"))
     function = str(group.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function not in WINDOW_FUNCTIONS:
-        raise ValueError(f"unknown VOI LUT Function {function}")
+        raise _Damaged(f"its VOI LUT Function is none of {', '.join(WINDOW_FUNCTIONS)}")
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return stretch(values, padding)
     return apply_window(values, centre, width, function)
@@ -139,7 +145,7 @@ def _show_colour(stored: NDArray[Any], header: Dataset, window: tuple[float, flo
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
         stored, top = _through_palette(stored, header)
     if stored.ndim != 3:
-        raise ValueError(f"Photometric Interpretation {header.PhotometricInterpretation} with one sample per pixel")
+        raise _Damaged("its Photometric Interpretation does not go with one sample per pixel")
     grey = luminance(stored)
     if window is not None:
         return apply_window(grey, *window, function="LINEAR_EXACT")
@@ -181,7 +187,7 @@ def _table(item: Dataset, header: Dataset, *, signed: bool) -> tuple[NDArray[Any
     else:
         table = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
     if len(table) < entries or not 1 <= bits <= 16:
-        raise ValueError(f"a lookup table of {entries} entries and {bits} bits holds {len(table)} values")
+        raise _Damaged(f"a lookup table of {entries} entries and {bits} bits holds {len(table)} values")
     return table[:entries], first, float(2**bits - 1)
 
 

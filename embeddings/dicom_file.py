@@ -1,4 +1,4 @@
-"""The DICOM file below its picture (PS3.5, PS3.10): header, transfer syntax, one decoded frame, guards against bombs."""
+"""The DICOM file below its picture (PS3.5, PS3.10): header, transfer syntax, decoding one frame, guards on bombs."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def read_identity(path: Path, sha256: str) -> ImageIdentity:
             uid, patient = _plain(header.get("SOPInstanceUID")), _plain(header.get("PatientID"))
         except ImageError:
             raise
-        except Exception as error:
-            raise ImageError(name, f"its DICOM header is damaged ({one_line(error)})") from error
+        except Exception as error:  # parsers quote what they stumbled over: the message may hold a patient's name
+            raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
     return ImageIdentity(None if uid is None else str(uid), sha256, None if patient is None else str(patient), metadata)
 
 
@@ -110,7 +110,7 @@ def _inflate(path: Path, name: str, start: int, max_pixels: int) -> bytes:
 
 def check_header(header: Dataset, name: str, max_pixels: int) -> int:
     """Return samples per pixel of a header that describes an image of allowed size."""
-    kind = UID(str(header.get("SOPClassUID") or "")).name or "unknown kind"
+    kind = _uid_name(header.get("SOPClassUID"), "unknown kind")
     if header.get("Rows") is None or header.get("Columns") is None:
         raise ImageError(name, f"is DICOM without pixels ({kind})")
     check_size(name, int(header.Rows), int(header.Columns), max_pixels)
@@ -133,7 +133,7 @@ def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str,
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise ImageError(name, f"its transfer syntax ({syntax.name}) is not supported") from error
+        raise ImageError(name, f"its transfer syntax ({_uid_name(syntax, 'unknown')}) is not supported") from error
     if not decoder.is_available:
         package = "pylibjpeg-libjpeg" if syntax in _JPEG_SYNTAXES else "'radshot[dicom]'"
         raise ImageError(
@@ -151,7 +151,9 @@ def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str,
         raise ImageError(name, f"its pixel description is incomplete ({one_line(error)})") from error
     except MemoryError:
         raise
-    except Exception as error:  # codecs raise anything on hostile bytes
+    except BaseException as error:  # codecs raise anything on hostile bytes; those in Rust panic outside Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ImageError(name, f"its pixel data are truncated or damaged ({one_line(error)})") from error
 
 
@@ -199,6 +201,12 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+def _uid_name(value: Any, unknown: str) -> str:
+    """Return the name the standard gives a UID, or `unknown`: a damaged element may hold any text."""
+    name = UID(str(value)).name
+    return unknown if name == str(value) else name
 
 
 def _plain(value: Any) -> str | int | None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EncoderError
+from .errors import EncoderError, UnknownEncoder
 from .images import ImageSource, read_image
 from .preprocess import Preprocess
 
@@ -220,7 +220,7 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
 
         return load_checkpoint(text, device=device)
     else:
-        raise EncoderError(_not_found(text))
+        raise _not_found(text)
     encoder.spec = text
     return encoder
 
@@ -232,15 +232,21 @@ def _is_torch_module(spec: Any) -> bool:
     )
 
 
-def _not_found(text: str) -> str:
+def _not_found(text: str) -> EncoderError:
     """Say what an unknown spec may have meant."""
     folder = Path(text)
     if folder.is_dir():
         if (folder / "config.json").is_file():
-            return f'The folder {text} holds a transformers model, not an own checkpoint: write "hf:{text}".'
-        return f"The folder {text} has no {CHECKPOINT_FILE}: it is not a checkpoint (or its training did not finish)."
+            return UnknownEncoder(
+                f'The folder {text} holds a transformers model, not an own checkpoint: write "hf:{text}".'
+            )
+        return EncoderError(
+            f"The folder {text} has no {CHECKPOINT_FILE}: it is not a checkpoint (or its training did not finish)."
+        )
     if folder.is_file():
-        return f"{text} is a file; a checkpoint is the folder that holds {CHECKPOINT_FILE}."
+        return EncoderError(f"{text} is a file; a checkpoint is the folder that holds {CHECKPOINT_FILE}.")
     close = get_close_matches(text, ("pixels-32", "hog-64", "untrained:conv4", "untrained:resnet18"), n=1, cutoff=0.7)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"There is no encoder {text!r} and no such folder; an encoder is named by {SPEC_FORMS}.{hint}"
+    return UnknownEncoder(
+        f"There is no encoder {text!r} and no such folder; an encoder is named by {SPEC_FORMS}.{hint}"
+    )

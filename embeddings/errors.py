@@ -4,7 +4,9 @@
 ValueError
 ├── ImageError          a file or array that cannot be read as an image
 ├── EncoderError        an encoder that cannot be found, loaded or used
+│   └── UnknownEncoder  a name that stands for no encoder or backbone
 └── SourceError         a folder or table of images that cannot be listed
+    └── UnknownColumn   a table has no column of that name
 Exception
 └── ArchiveError        the archive as a whole: not there, not ours, not writable
     ├── ArchiveLocked   another process is writing
@@ -41,8 +43,16 @@ class EncoderError(ValueError):
     """An encoder that cannot be found, loaded or used."""
 
 
+class UnknownEncoder(EncoderError):
+    """A name that stands for no encoder or backbone: it was mistyped, nothing is broken."""
+
+
 class SourceError(ValueError):
     """A folder or table of images that cannot be listed."""
+
+
+class UnknownColumn(SourceError):
+    """A table of images has no column of that name."""
 
 
 class ArchiveError(Exception):

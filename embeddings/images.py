@@ -6,13 +6,14 @@ import hashlib
 import math
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError
 from .greyscale import apply_window, is_finite, luminance, stretch
@@ -164,18 +165,18 @@ def _open(source: object) -> tuple[str, Path, bytes]:
     path = Path(name)
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError(name, "is a folder, not an image file")
-        if not stat.S_ISREG(mode):  # a pipe or a device would block or never end
-            raise ImageError(name, "is not a regular file")
-        with path.open("rb") as stream:
-            opening = stream.read(256)
+        opening = b""
+        if stat.S_ISREG(mode):  # opening a pipe or a device would block or never end
+            with path.open("rb") as stream:
+                opening = stream.read(256)
     except FileNotFoundError as error:
         raise ImageError(name, "there is no such file") from error
     except OSError as error:
         raise ImageError(name, f"cannot be opened: {error.strerror or error}") from error
     except ValueError as error:  # a NUL byte in the path
         raise ImageError(name, "is not a possible path") from error
+    if not stat.S_ISREG(mode):
+        raise ImageError(name, "is a folder, not an image file" if stat.S_ISDIR(mode) else "is not a regular file")
     if not opening:
         raise ImageError(name, "the file is empty (0 bytes)")
     return name, path, opening
@@ -231,7 +232,8 @@ def _from_pillow(
             if count > 1:
                 image.seek(index)
                 check_size(name, image.height, image.width, max_pixels)
-            stored, top = _grey_values(_upright(image))
+            _turn_upright(image)
+            stored, top = _grey_values(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -246,17 +248,15 @@ def _from_pillow(
     return _to_unit(stored, top, window)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     """Decode, and apply the EXIF orientation that viewers apply; a damaged EXIF block counts as none."""
     image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _grey_values(image: Image.Image) -> tuple[NDArray[np.float32], float | None]:
-    """Return an image's stored grey values, and the value that is white; None where the format does not say."""
+    """Return a decoded image's stored grey values, and the value that is white or None where its format is silent."""
     if image.mode.startswith("I;16"):
         tags: Any = getattr(image, "tag_v2", {})
         bits = tags.get(_TIFF_BITS, (16,))
@@ -271,7 +271,7 @@ def _grey_values(image: Image.Image) -> tuple[NDArray[np.float32], float | None]
         return values, 1.0 if unit else None
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         colour = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)
+        image = ImageChops.multiply(colour.convert("L"), colour.getchannel("A"))
     if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
     return np.asarray(image.convert("L")).astype(np.float32), 255.0

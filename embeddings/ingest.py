@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .archive import Archive
 from .database import DATABASE_NAME
 from .errors import EncoderError
-from .inspection import Inspected, holder_of, inspect, refuse, renew, settle
+from .inspection import Inspected, holder_of, inspect, refuse, renew, same_pixels, settle
 from .progress import watched
 from .sources import Record, gather
 from .store import NewRows, Outcome
@@ -86,9 +86,10 @@ def embed_archive(
 
     Each batch is one durable commit of rows and file states: after a kill or Ctrl-C a rerun goes on with the next
     batch. A file is unchanged if its size and modification time are, or else its SHA-256. The same content under
-    another name is a duplicate; the same SOPInstanceUID (or relative path) with other content, at another place, is
-    refused and the first kept; at the same place the file has changed and its row is replaced. Refused files are listed
-    in `Archive.quarantine` and tried again at every run. Rows whose file is gone stay.
+    another name is a duplicate, and so are the same pixels under the same id (a DICOM image compressed otherwise). The
+    same id with other pixels, at another place, is refused and the first kept; at the same place the file has changed
+    and its row is replaced. Refused files are listed in `Archive.quarantine` and tried again at every run. Rows whose
+    file is gone stay.
 
     Args:
         source: A folder, an image, a table of paths (CSV, Parquet), several of these, or records.
@@ -207,11 +208,12 @@ class _Job:
                 refused.append((item.path, reason))
 
             for item, outcome in zip(rows, outcomes, strict=True):
-                if outcome.kind == "conflict":
+                same = outcome.kind == "conflict" and same_pixels(connection, item)
+                if outcome.kind == "conflict" and not same:
                     reject(item, _conflict(connection, item), "store")
                     continue
                 settle(connection, item, outcome.id)
-                if outcome.kind == "duplicate":
+                if outcome.kind == "duplicate" or same:
                     duplicates.append((item.path, outcome.id))
             for item in failed + others:
                 if item.reason is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 FRESH_NANOSECONDS = 2_000_000_000
 """A file changed this recently may change again within the clock's grain: its hash, not its time, is trusted next time."""
+
+PIXEL_DIGITS = 32
+"""Hex digits kept of the SHA-256 of what the encoder loaded: one image in two encodings is told from a conflict by it."""
 
 NEVER = -1
 """Modification time recorded for such a file; it equals no real one."""
@@ -112,34 +116,39 @@ def _inspect(record: Record, path: str, store: Store, encoder: Encoder) -> Inspe
     facts = {"registered_at": now(), **identity.metadata, **record.metadata, "path": path, "sha256": identity.sha256}
     if patient is not None:
         facts["patient"] = patient
-    metadata, patient = encode_metadata(facts, name), patient_of(facts)
+    patient = patient_of(facts)
     replaces = home is not None and home[0] == name and home[1] == path
     if not replaces and store.lookup("hash", [identity.sha256]):
-        return Inspected(path, name, state, metadata=metadata, patient=patient, twin=True)
+        return Inspected(path, name, state, patient=patient, twin=True)
     image = encoder.load(record.path)
     after = record.path.stat()
     if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
         return Inspected(path, name, patient=patient, reason="changed while it was being read")
-    return Inspected(path, name, state, image, metadata, patient, replaces)
+    facts["pixels"] = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:PIXEL_DIGITS]
+    return Inspected(path, name, state, image, encode_metadata(facts, name), patient, replaces)
 
 
 def _recall(store: Store, path: str) -> tuple[FileState | None, bool, tuple[str, str | None] | None]:
-    """Return the state noted for a path, whether its row still has that content, and that row's id and own path."""
+    """Return the state noted for a path, whether its row is still there, and that row's id and own path."""
     query = (
-        "SELECT size, mtime_ns, sha256, files.id, hash, json_extract(metadata, '$.path') "
+        "SELECT size, mtime_ns, sha256, files.id, rows.id IS NOT NULL, json_extract(metadata, '$.path') "
         "FROM files LEFT JOIN rows ON rows.id = files.id WHERE files.path = ?"
     )
     with store.reading() as connection:
         row = connection.execute(query, (path,)).fetchone()
     if row is None:
         return None, False, None
-    size, mtime_ns, sha256, identity, content, home = row
-    return FileState(size, mtime_ns, sha256), content == sha256, (identity, home)
+    size, mtime_ns, sha256, identity, standing, home = row
+    return FileState(size, mtime_ns, sha256), bool(standing), (identity, home)
 
 
 def settle(connection: sqlite3.Connection, item: Inspected, identity: str) -> None:
-    """Note, in the batch's transaction, that a file is stored under an id, and lift its quarantine."""
-    if item.state is not None:
+    """Note, in the batch's transaction, that a file is stored under an id, and lift its quarantine.
+
+    A duplicate of a row that got other content in this very batch is not noted, so that the next run looks at it again.
+    """
+    row = connection.execute("SELECT hash FROM rows WHERE id = ?", (identity,)).fetchone()
+    if item.state is not None and row is not None and (row[0] == item.state.sha256 or same_pixels(connection, item)):
         connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
             (item.path, item.state.size, item.state.mtime_ns, item.state.sha256, identity),
@@ -163,6 +172,13 @@ def refuse(connection: sqlite3.Connection, item: Inspected, reason: str, stage: 
         "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)",
         (item.path, reason, stage, item.id or None, item.patient, now()),
     )
+
+
+def same_pixels(connection: sqlite3.Connection, item: Inspected) -> bool:
+    """Say whether the row of an item's id shows the same pixels, as the encoder loads them, in another encoding."""
+    query = "SELECT json_extract(metadata, '$.pixels') = json_extract(?, '$.pixels') FROM rows WHERE id = ?"
+    row = connection.execute(query, (item.metadata, item.id)).fetchone()
+    return row is not None and row[0] == 1
 
 
 def holder_of(connection: sqlite3.Connection, *, id: str | None = None, sha256: str | None = None) -> tuple[str, str] | None:

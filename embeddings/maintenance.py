@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import database
-from .database import DATABASE_NAME, row_crc, transaction, translated
+from .database import DATABASE_NAME, ROW_COLUMNS, row_crc, transaction, translated
 from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked
 from .segments import FOLDER, HEADER, Segment, read_segment, segment_path, segment_problem, stray_files, sync_folder
 from .store import Store
@@ -126,11 +126,12 @@ def _check_rows(store: Store, connection: sqlite3.Connection, segments: list[Seg
     known = {segment.key for segment in segments}
     for segment in segments:
         vectors = _check_segment(store, segment, problems)
-        query = "SELECT id, position, hash, metadata, vector_crc, row_crc FROM rows WHERE segment = ? ORDER BY position"
-        for identity, position, content_hash, text, vector_crc, crc in connection.execute(query, (segment.key,)):
+        query = f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment = ? ORDER BY position"
+        for *row, crc in connection.execute(query, (segment.key,)):
+            identity, _, position, _, _, _, vector_crc = row
             count += 1
             digest ^= crc
-            if row_crc(identity, segment.key, position, content_hash, text, vector_crc) != crc:
+            if row_crc(row) != crc:
                 problems.append(f"Row {identity!r} does not match its checksum.")
             elif not 0 <= position < segment.rows:
                 problems.append(f"Row {identity!r} points outside segment {segment.name}.")

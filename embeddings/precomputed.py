@@ -101,7 +101,7 @@ def load_vectors(source: str | os.PathLike[str] | Mapping[str, Any]) -> Precompu
     """Make a `PrecomputedEncoder` of a file or a mapping.
 
     Args:
-        source: A mapping from id to vector; an .npz file with arrays `ids` and `vectors`; or a CSV or Parquet table with
+        source: A mapping from id to vector; an .npz file with arrays `ids` and `vectors`; a CSV or Parquet table with
             a column `id` (or `image`, or `path`) and one column per dimension.
 
     Raises:

@@ -121,7 +121,7 @@ class Preprocess:
         mean = np.asarray(self.mean, dtype=np.float32).reshape(1, -1, 1, 1)
         std = np.asarray(self.std, dtype=np.float32).reshape(1, -1, 1, 1)
         channels = (grey - mean) / std  # (n, 1 or C, H, W)
-        return np.ascontiguousarray(np.broadcast_to(channels, (len(grey), self.channels, *grey.shape[2:])))
+        return np.repeat(channels, self.channels, axis=1) if channels.shape[1] < self.channels else channels
 
     def __call__(self, image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Resize and normalise one grey image (h, w) in [0, 1] to (C, H, W)."""

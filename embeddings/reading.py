@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import database
-from .database import row_crc, transaction, translated
+from .database import ROW_COLUMNS, row_crc, transaction, translated
 from .errors import ArchiveCorrupt, ArchiveError
 from .lock import WriterLock
 from .segments import FOLDER, Segment, read_segment, sync_folder
@@ -183,11 +183,9 @@ class ReadableStore:
         metadata: list[str] = []
         places: list[int] = []
         digest = 0
-        rows = connection.execute(
-            "SELECT id, segment, position, hash, metadata, vector_crc, row_crc FROM rows ORDER BY id"
-        )
-        for identity, segment, position, content_hash, text, vector_crc, crc in rows:
-            if row_crc(identity, segment, position, content_hash, text, vector_crc) != crc:
+        for *row, crc in connection.execute(f"SELECT {ROW_COLUMNS}, row_crc FROM rows ORDER BY id"):
+            identity, segment, position, content_hash, _, text, _ = row
+            if row_crc(row) != crc:
                 raise self._damaged(f"row {identity!r} does not match its checksum")
             if segment not in segments or not 0 <= position < segments[segment].rows:
                 raise self._damaged(f"row {identity!r} points outside the stored vectors")

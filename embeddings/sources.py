@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import SourceError
+from .errors import SourceError, UnknownColumn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +138,7 @@ def records_from_table(
         if column not in frame.columns:
             near = get_close_matches(column, [str(other) for other in frame.columns], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise SourceError(f"{name} has no column {column!r}; it has {', '.join(map(str, frame.columns))}.{hint}")
+            raise UnknownColumn(f"{name} has no column {column!r}; it has {', '.join(map(str, frame.columns))}.{hint}")
     records = []
     for number, row in enumerate(frame.to_dict(orient="records"), start=1):
         facts = {str(key): _cell(value) for key, value in row.items() if not _is_empty(value)}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .database import row_crc, transaction
+from .database import ROW_COLUMNS, row_crc, transaction
 from .errors import ArchiveCorrupt, ArchiveError
 from .reading import PLACE_BITS, ReadableStore
 from .segments import Segment, segment_path, stray_files, write_segment
@@ -156,10 +156,11 @@ class Store(ReadableStore):
         values: list[tuple[Any, ...]] = []
         for position, row in enumerate(taken):
             vector_crc = zlib.crc32(np.ascontiguousarray(rows.vectors[row], dtype="<f4").data)
-            crc = row_crc(rows.ids[row], key, position, rows.hashes[row], rows.metadata[row], vector_crc)
-            digest ^= crc
             place = (rows.ids[row], key, position)
-            values.append((*place, rows.hashes[row], rows.patients[row], rows.metadata[row], vector_crc, crc, version))
+            covered = (*place, rows.hashes[row], rows.patients[row], rows.metadata[row], vector_crc)
+            crc = row_crc(covered)
+            digest ^= crc
+            values.append((*covered, crc, version))
         connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         return digest
 
@@ -193,7 +194,8 @@ class Store(ReadableStore):
         with self.writing():
             if patient is not None:
                 with self.reading() as connection:
-                    query = "SELECT id FROM rows WHERE patient = ?"
+                    # Not by the index: whom a damaged index hides would stay.
+                    query = "SELECT id FROM rows NOT INDEXED WHERE patient = ?"
                     matched = [identity for (identity,) in connection.execute(query, (patient,))]
             else:
                 matched = list(self.lookup("id", ids or ()))
@@ -224,8 +226,7 @@ class Store(ReadableStore):
             marks = ",".join("?" * len(segments))
             with self.reading() as connection:
                 rows = connection.execute(
-                    "SELECT id, segment, position, hash, metadata, vector_crc, row_crc FROM rows "
-                    f"WHERE segment IN ({marks}) ORDER BY id",
+                    f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment IN ({marks}) ORDER BY id",
                     [segment.key for segment in segments],
                 ).fetchall()
             places = np.asarray([row[1] << PLACE_BITS | row[2] for row in rows], dtype=np.int64)
@@ -237,8 +238,8 @@ class Store(ReadableStore):
                 digest = 0
                 if written is not None:
                     key = self._register(connection, written)
-                    for position, (identity, _, _, content_hash, text, vector_crc, crc) in enumerate(rows):
-                        moved = row_crc(identity, key, position, content_hash, text, vector_crc)
+                    for position, (identity, _, _, *content, crc) in enumerate(rows):
+                        moved = row_crc((identity, key, position, *content))
                         digest ^= crc ^ moved
                         connection.execute(
                             "UPDATE rows SET segment = ?, position = ?, row_crc = ? WHERE id = ?",

@@ -15,12 +15,23 @@ from .evaluate import evaluate
 if TYPE_CHECKING:
     from .decision import Decision, Neighbor
     from .duplicates import DuplicatePair, DuplicateReport, ImageHashes, difference_hash, hash_images, near_duplicates
-    from .errors import EpisodeError, ManifestError
+    from .errors import EpisodeError, FilterError, ManifestError, UnknownColumn
     from .evaluate import compare
     from .intervals import PairedDifference, PatientBootstrap, episode_interval, paired_difference, patient_bootstrap
     from .manifest import Manifest
     from .metrics import ConfusionMatrix, RankingScore, balanced_accuracy, confusion_matrix, ranking_score
     from .outcomes import ClassResult, Outcomes
+    from .phantoms import (
+        FINDINGS,
+        NO_FINDING,
+        SOURCE_FINDINGS,
+        UNSEEN_FINDINGS,
+        PhantomFinding,
+        PhantomSet,
+        draw_phantom,
+        make_phantoms,
+        write_phantoms,
+    )
     from .report import Report
     from .sampler import Episode, EpisodeSampler
     from .splits import Fold, by_column, k_fold, leave_one_patient_out, seen_unseen, split
@@ -35,25 +46,35 @@ _EXPORTS = {
     "Episode": "sampler",
     "EpisodeError": "errors",
     "EpisodeSampler": "sampler",
+    "FINDINGS": "phantoms",
+    "FilterError": "errors",
     "Fold": "splits",
     "ImageHashes": "duplicates",
     "Manifest": "manifest",
     "ManifestError": "errors",
+    "NO_FINDING": "phantoms",
     "Neighbor": "decision",
     "Outcomes": "outcomes",
     "PairedDifference": "intervals",
     "PatientBootstrap": "intervals",
+    "PhantomFinding": "phantoms",
+    "PhantomSet": "phantoms",
     "RankingScore": "metrics",
     "Report": "report",
+    "SOURCE_FINDINGS": "phantoms",
+    "UNSEEN_FINDINGS": "phantoms",
+    "UnknownColumn": "errors",
     "balanced_accuracy": "metrics",
     "by_column": "splits",
     "compare": "evaluate",
     "confusion_matrix": "metrics",
     "difference_hash": "duplicates",
+    "draw_phantom": "phantoms",
     "episode_interval": "intervals",
     "hash_images": "duplicates",
     "k_fold": "splits",
     "leave_one_patient_out": "splits",
+    "make_phantoms": "phantoms",
     "near_duplicates": "duplicates",
     "paired_difference": "intervals",
     "patient_bootstrap": "intervals",
@@ -61,6 +82,7 @@ _EXPORTS = {
     "rows_where": "where",
     "seen_unseen": "splits",
     "split": "splits",
+    "write_phantoms": "phantoms",
 }
 """Public name -> module that holds it."""
 
@@ -68,6 +90,10 @@ _EXPORTS = {
 __distribution__ = "radshot"
 
 __all__ = [
+    "FINDINGS",
+    "NO_FINDING",
+    "SOURCE_FINDINGS",
+    "UNSEEN_FINDINGS",
     "ClassResult",
     "ConfusionMatrix",
     "Decision",
@@ -76,6 +102,7 @@ __all__ = [
     "Episode",
     "EpisodeError",
     "EpisodeSampler",
+    "FilterError",
     "Fold",
     "ImageHashes",
     "Manifest",
@@ -84,18 +111,23 @@ __all__ = [
     "Outcomes",
     "PairedDifference",
     "PatientBootstrap",
+    "PhantomFinding",
+    "PhantomSet",
     "RankingScore",
     "Report",
+    "UnknownColumn",
     "balanced_accuracy",
     "by_column",
     "compare",
     "confusion_matrix",
     "difference_hash",
+    "draw_phantom",
     "episode_interval",
     "evaluate",
     "hash_images",
     "k_fold",
     "leave_one_patient_out",
+    "make_phantoms",
     "near_duplicates",
     "paired_difference",
     "patient_bootstrap",
@@ -103,6 +135,7 @@ __all__ = [
     "rows_where",
     "seen_unseen",
     "split",
+    "write_phantoms",
 ]
 
 

@@ -13,6 +13,14 @@ class ManifestError(ValueError):
     """A table of images cannot be read or filtered as asked."""
 
 
+class UnknownColumn(ManifestError):
+    """A table of images has no column of that name."""
+
+
+class FilterError(ManifestError):
+    """A row filter that is no expression over the table's columns."""
+
+
 class EpisodeError(ValueError):
     """Episodes, splits or a comparison cannot be made from these labels and patients."""
 

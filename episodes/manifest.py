@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .errors import ManifestError, did_you_mean, listed
+from .errors import ManifestError, UnknownColumn, did_you_mean, listed
 from .where import rows_where
 
 SEPARATOR = "|"
@@ -69,7 +69,7 @@ class Manifest:
         self.allow_unlabelled = allow_unlabelled
         for column in (image, label, group):
             if column is not None and column not in table.columns:
-                raise ManifestError(
+                raise UnknownColumn(
                     f"{source} has no column {column!r}; it has {listed(table.columns)}"
                     f"{did_you_mean(column, [str(name) for name in table.columns])}"
                 )

@@ -116,8 +116,15 @@ class Pose:
 
 def edge(distance: Array, width: float) -> Array:
     """Return a smooth step of the signed distance: 0 outside (below -width), 1 inside (above width)."""
-    t = np.clip(distance * np.float32(0.5 / width) + np.float32(0.5), 0.0, 1.0)
-    return t * t * (np.float32(3.0) - t - t)
+    t = distance * np.float32(0.5 / width)
+    t += np.float32(0.5)
+    np.maximum(t, np.float32(0.0), out=t)
+    np.minimum(t, np.float32(1.0), out=t)
+    smooth = t * np.float32(-2.0)
+    smooth += np.float32(3.0)
+    smooth *= t
+    smooth *= t
+    return smooth
 
 
 @lru_cache(maxsize=4)
@@ -243,19 +250,25 @@ class Chest:
 
     def strokes(self, strokes: Iterable[Stroke]) -> Array:
         """Return a layer (h, w) in [0, 1] with lines and discs drawn antialiased, later ones over earlier ones."""
+        drawn = [(np.asarray(points, dtype=np.float64).reshape(-1, 2), width, grey) for points, width, grey in strokes]
         rows, columns = self.shape
+        if not drawn:
+            return np.zeros(self.shape, np.float32)
         layer = Image.new("L", (columns * _SUPERSAMPLING, rows * _SUPERSAMPLING))
         pen = ImageDraw.Draw(layer)
-        for points, width, strength in strokes:
-            xy = self.to_pixels(points) * _SUPERSAMPLING + (_SUPERSAMPLING - 1) / 2.0
-            pixels, grey = width * self.unit * _SUPERSAMPLING, round(255 * min(max(strength, 0.0), 1.0))
-            if len(xy) == 1:
-                (cx, cy), r = xy[0], pixels / 2.0
-                pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=grey)
+        joined = self.to_pixels(np.concatenate([points for points, _, _ in drawn]))
+        flat = (joined * _SUPERSAMPLING + (_SUPERSAMPLING - 1) / 2.0).ravel().tolist()
+        scale, start = self.unit * _SUPERSAMPLING, 0
+        for points, width, strength in drawn:
+            end = start + 2 * len(points)
+            fill = round(255 * min(max(strength, 0.0), 1.0))
+            if len(points) == 1:
+                (cx, cy), r = flat[start:end], width * scale / 2.0
+                pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=fill)
             else:
-                pen.line(xy.ravel().tolist(), fill=grey, width=max(1, round(pixels)), joint="curve")
-        small = layer.reduce(_SUPERSAMPLING)
-        return np.asarray(small, dtype=np.float32) * np.float32(1.0 / 255.0)
+                pen.line(flat[start:end], fill=fill, width=max(1, round(width * scale)), joint="curve")
+            start = end
+        return np.asarray(layer.reduce(_SUPERSAMPLING), dtype=np.float32) * np.float32(1.0 / 255.0)
 
     def point(self, side: str, across: float, y: float) -> tuple[float, float]:
         """Return the point of a lung at height y, `across` running from 0 (mediastinum) to 1 (chest wall)."""
@@ -263,33 +276,25 @@ class Chest:
         return SIDES[side] * (0.18 + across * (outer - 0.18)), y
 
 
-def vessel_tree(rng: np.random.Generator) -> list[tuple[NDArray[np.float64], float]]:
-    """Return bronchovascular branches of both lungs as (points (n, 2), width in units)."""
-    branches: list[tuple[NDArray[np.float64], float]] = []
-    for sign in (-1.0, 1.0):
-        for angle in np.linspace(-1.35, 1.25, 7) + rng.uniform(-0.12, 0.12, 7):
-            start = np.array([0.24, HILUM_Y + 0.10 * np.sin(angle)])
-            _grow(branches, rng, start, angle, rng.uniform(0.2, 0.34), 0.045, sign)
+def vessel_tree(rng: np.random.Generator) -> list[Stroke]:
+    """Return the bronchovascular branches of both lungs: seven from each hilum, each split twice and thinning."""
+    fan = np.tile(np.linspace(-1.35, 1.25, 7), 2) + rng.uniform(-0.12, 0.12, 14)
+    sign = np.repeat([-1.0, 1.0], 7)
+    start = np.stack([np.full(14, 0.24), HILUM_Y + 0.10 * np.sin(fan)], axis=1)
+    length = rng.uniform(0.2, 0.34, 14)
+    branches: list[Stroke] = []
+    for width in (0.045, 0.028, 0.018):
+        middle = start + 0.5 * length[:, None] * np.stack([np.cos(fan), np.sin(fan)], axis=1)
+        fan = fan + rng.uniform(-0.25, 0.25, len(fan))
+        end = middle + 0.5 * length[:, None] * np.stack([np.cos(fan), np.sin(fan)], axis=1)
+        lines = np.stack([start, middle, end], axis=1)   # (branches, 3 points, xy)
+        lines[:, :, 0] *= sign[:, None]
+        branches.extend((line, width, 0.35 + 8.0 * width) for line in lines)
+        split = rng.uniform(0.15, 0.5, (2, len(fan)))
+        fan = np.concatenate([fan - split[0], fan + split[1]])
+        start, sign = np.tile(end, (2, 1)), np.tile(sign, 2)
+        length = np.tile(length, 2) * rng.uniform(0.7, 0.95, len(fan))
     return branches
-
-
-def _grow(
-    branches: list[tuple[NDArray[np.float64], float]],
-    rng: np.random.Generator,
-    start: NDArray[np.float64],
-    angle: float,
-    length: float,
-    width: float,
-    sign: float,
-) -> None:
-    """Append a branch and the two it splits into until they are too thin to see."""
-    middle = start + 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
-    turned = angle + rng.uniform(-0.25, 0.25)
-    end = middle + 0.5 * length * np.array([np.cos(turned), np.sin(turned)])
-    branches.append((np.stack([start, middle, end]) * np.array([sign, 1.0]), width))
-    if width > 0.02:
-        for turn in (-rng.uniform(0.15, 0.5), rng.uniform(0.15, 0.5)):
-            _grow(branches, rng, end, turned + turn, length * rng.uniform(0.7, 0.95), width * 0.62, sign)
 
 
 def course(rng: np.random.Generator, anchors: Sequence[tuple[float, float]], wobble: float) -> NDArray[np.float64]:

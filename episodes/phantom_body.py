@@ -13,11 +13,7 @@ LUNG_AIR = 0.80
 def lay_out(chest: Chest, rng: np.random.Generator) -> None:
     """Fill the layers of a chest with healthy anatomy; `rng` draws what is the patient's own (vessels)."""
     _lungs_and_heart(chest)
-    branches = [
-        (points, width, 0.35 + 8.0 * width)
-        for points, width in vessel_tree(rng)
-    ]
-    chest.vessels = chest.strokes(branches)
+    chest.vessels = chest.strokes(vessel_tree(rng))
     chest.tissue = _soft_tissue(chest) + _bones(chest)
 
 

@@ -157,7 +157,7 @@ def patient_key(seed: int, name: str, number: int) -> int:
 def _stream(key: int, purpose: str, number: int = 0) -> np.random.Generator:
     """Return the random stream of a patient for one purpose, independent of all the others."""
     digest = hashlib.sha256(f"{key}/{purpose}/{number}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
 
 
 def _draw(findings: tuple[PhantomFinding, ...], key: int, k: int, size: tuple[int, int]) -> tuple[Array, str]:

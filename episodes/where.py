@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .errors import ManifestError, did_you_mean, listed
+from .errors import FilterError, ManifestError, UnknownColumn, did_you_mean, listed
 
 TIME_LIMIT = 10.0
 """Seconds an expression may take over a whole table."""
@@ -69,8 +69,9 @@ def rows_where(table: pd.DataFrame, expression: str) -> NDArray[np.bool_]:
         (n_rows,) booleans.
 
     Raises:
-        ManifestError: The expression is empty, malformed, names no column of the table, asks for more than comparing
-            cells, or takes too long.
+        FilterError: The expression is empty, malformed, asks for more than comparing cells, or takes too long.
+        UnknownColumn: It names no column of the table.
+        ManifestError: Two columns differ only in case.
     """
     columns = [str(name) for name in table.columns]
     _inspect(expression, columns)
@@ -88,9 +89,9 @@ def _inspect(expression: str, columns: Sequence[str]) -> None:
     """Refuse what could leave the brackets the expression is put in, and quoted names that are no column."""
     shown = _shown(expression)
     if not expression.strip():
-        raise ManifestError("The row filter is empty; write an expression such as \"modality = 'CT'\".")
+        raise FilterError("The row filter is empty; write an expression such as \"modality = 'CT'\".")
     if len(expression) > LONGEST:
-        raise ManifestError(f"The row filter has {len(expression):,} characters; at most {LONGEST:,} are allowed.")
+        raise FilterError(f"The row filter has {len(expression):,} characters; at most {LONGEST:,} are allowed.")
     known = {name.lower() for name in columns}
     depth = 0
     for token in _TOKENS.finditer(expression):
@@ -98,18 +99,18 @@ def _inspect(expression: str, columns: Sequence[str]) -> None:
         depth += {"open": 1, "close": -1}.get(kind or "", 0)
         if depth < 0 or kind == "unfinished":
             what = "a bracket that was never opened" if depth < 0 else f"a quote {text} that is never closed"
-            raise ManifestError(f"The row filter {shown} has {what}.")
+            raise FilterError(f"The row filter {shown} has {what}.")
         if kind in ("comment", "end", "slot", "null"):
-            raise ManifestError(
+            raise FilterError(
                 f"The row filter {shown} must be one expression over the columns; {text!r} has no place in it."
             )
         if kind == "name" and (name := text[1:-1].replace('""', '"')).lower() not in known:
-            raise ManifestError(
+            raise UnknownColumn(
                 f"The row filter names {text}, and double quotes hold a column: there is no such column "
                 f"(text stands in single quotes: '{name}'){did_you_mean(name, columns)}"
             )
     if depth:
-        raise ManifestError(f"The row filter {shown} has a bracket that is never closed.")
+        raise FilterError(f"The row filter {shown} has a bracket that is never closed.")
 
 
 def _ask(table: pd.DataFrame, columns: Sequence[str], expression: str) -> NDArray[np.bool_]:
@@ -135,14 +136,14 @@ def _ask(table: pd.DataFrame, columns: Sequence[str], expression: str) -> NDArra
                 f"SELECT CASE WHEN ({expression}) THEN 1 ELSE 0 END FROM rows ORDER BY rowid"
             ).fetchall()
         except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
-            raise ManifestError(_explain(str(error), refused, columns, shown)) from None
+            raise _explain(str(error), refused, columns, shown) from None
     except sqlite3.Error as error:
         raise ManifestError(f"The table cannot be filtered by {shown}: {error}.") from None
     finally:
         database.close()
     mask = np.fromiter((row[0] for row in found), dtype=np.bool_, count=len(found))
     if mask.size != len(table):
-        raise ManifestError(f"The row filter {shown} must give one answer per row of the table.")
+        raise FilterError(f"The row filter {shown} must give one answer per row of the table.")
     return mask
 
 
@@ -172,22 +173,22 @@ def _guard(refused: list[str]) -> Any:
     return allow
 
 
-def _explain(error: str, refused: Sequence[str], columns: Sequence[str], shown: str) -> str:
+def _explain(error: str, refused: Sequence[str], columns: Sequence[str], shown: str) -> ManifestError:
     """Turn SQLite's complaint into one sentence."""
     if refused:
-        return (
+        return FilterError(
             f"The row filter {shown} asks for {refused[0]}; it may only compare columns, with the functions "
             f"{', '.join(sorted(FUNCTIONS))}."
         )
     if "interrupted" in error:
-        return f"The row filter {shown} took longer than {TIME_LIMIT:g} seconds; make it simpler."
+        return FilterError(f"The row filter {shown} took longer than {TIME_LIMIT:g} seconds; make it simpler.")
     if missing := re.search(r"no such column: (.*)", error):
         name = missing.group(1)
-        return (
+        return UnknownColumn(
             f"The row filter {shown} names {name!r}, and the table has no such column; it has {listed(columns)} "
             f"(text stands in single quotes: '{name}'){did_you_mean(name, columns)}"
         )
-    return f"The row filter {shown} cannot be understood: {error}."
+    return FilterError(f"The row filter {shown} cannot be understood: {error}.")
 
 
 def _cells(column: pd.Series[Any]) -> tuple[list[Any], bool]:

@@ -6,16 +6,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .comparison import ComparisonSet, Registration
+    from .augmentation import Augmentation
+    from .comparison import ComparisonSet
     from .losses import prototypical_loss, squared_distances
     from .neighbors import NeighborClassifier
     from .networks import PrototypicalNetwork
     from .prototypes import PrototypeClassifier
+    from .registration import Registration
     from .registry import HEADS, make_head
-    from .training import Training, TrainingConfig, TrainingError, train
+    from .training import Training, train
+    from .training_config import TrainingConfig, TrainingError
 
 __all__ = [
     "HEADS",
+    "Augmentation",
     "ComparisonSet",
     "NeighborClassifier",
     "PrototypeClassifier",
@@ -31,15 +35,16 @@ __all__ = [
 ]
 
 _HOME = {
+    "Augmentation": "augmentation",
     "HEADS": "registry",
     "ComparisonSet": "comparison",
     "NeighborClassifier": "neighbors",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",
-    "Registration": "comparison",
+    "Registration": "registration",
     "Training": "training",
-    "TrainingConfig": "training",
-    "TrainingError": "training",
+    "TrainingConfig": "training_config",
+    "TrainingError": "training_config",
     "make_head": "registry",
     "prototypical_loss": "losses",
     "squared_distances": "losses",

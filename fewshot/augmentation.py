@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+if TYPE_CHECKING:  # the options can be read and checked where torch is not wanted
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Augmentation:
     erase: float = 0.0
     horizontal_flip: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse amounts that cannot be meant.
+
+        Raises:
+            ValueError: With one sentence.
+        """
+        for name in (field.name for field in fields(self)):
+            value, most = getattr(self, name), 1.0 if name in ("erase", "horizontal_flip") else math.inf
+            if not (math.isfinite(value) and 0 <= value <= most):
+                allowed = "lie in [0, 1]" if most == 1 else "be finite and not negative"
+                raise ValueError(f"Augmentation's {name} must {allowed}; got {value}.")
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change each image on its own.
 
@@ -47,6 +60,9 @@ class Augmentation:
         Returns:
             (n, 1, h, w), grey levels in [0, 1]; what is moved in from outside is black.
         """
+        import torch
+        from torch.nn import functional
+
         n = len(images)
 
         def draw(*shape: int) -> Tensor:
@@ -56,7 +72,8 @@ class Augmentation:
         scale = torch.exp(draw(n) * math.log1p(self.zoom))
         theta = images.new_zeros(n, 2, 3)
         cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-        theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1] = cosine, -sine, sine, cosine
+        aspect = images.shape[2] / images.shape[3]  # the grid's unit is half a side, and a turn is one of pixels
+        theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1] = cosine, -sine * aspect, sine / aspect, cosine
         theta[:, :, 2] = draw(n, 2) * 2 * self.shift
         if self.horizontal_flip > 0:
             flip = torch.where((draw(n) + 1) / 2 < self.horizontal_flip, -1.0, 1.0)
@@ -78,6 +95,8 @@ class Augmentation:
         return images.clamp(0, 1)
 
     def _erase(self, images: Tensor, unit: Tensor) -> Tensor:
+        import torch
+
         h, w = images.shape[2:]
         height, width = (0.08 + 0.17 * unit[:, 0]) * h, (0.08 + 0.17 * unit[:, 1]) * w
         top, left = unit[:, 2] * (h - height), unit[:, 3] * (w - width)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import Archive, ArchiveError, ImageError, image_identity
+from embeddings import Archive, ArchiveError, ImageError, UnknownId
+
+from .registration import Candidate, Registration, read_candidates, sort_out
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -24,38 +26,12 @@ if TYPE_CHECKING:
 ENCODE_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Registration:
-    """What became of the images of one registration; every image is in exactly one of the three.
-
-    Attributes:
-        registered: Ids now in the set.
-        duplicates: Ids that were there already under the same label.
-        refused: (image, reason) of those not taken.
-    """
-
-    registered: tuple[str, ...]
-    duplicates: tuple[str, ...]
-    refused: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """An image about to be registered."""
-
-    path: str
-    label: str
-    id: str
-    patient: str | None
-    sha256: str
-    prepared: NDArray[Any]
-
-
 class ComparisonSet:
     """n labelled support images per class, kept on disk with their vectors and their provenance.
 
     Open one with `ComparisonSet.open`. Every property reads the newest committed version, also one another process
-    wrote. Rows come in id order, so that a set from which an image was removed equals a set that never held it.
+    wrote; where others may write between two properties, take both from one `snapshot`. Rows come in id order, so that
+    a set from which an image was removed equals a set that never held it.
 
     Example:
         >>> cases = ComparisonSet.open("cases/", encoder=encoder)                                    # doctest: +SKIP
@@ -83,7 +59,7 @@ class ComparisonSet:
             EncoderMismatch: The set's vectors were made by another encoder.
         """
         archive = Archive.open(path, encoder=encoder)
-        if any("label" not in row for row in archive.snapshot().metadata[:1]):
+        if any(not isinstance(row.get("label"), str) for row in archive.snapshot().metadata):
             archive.close()
             raise ArchiveError(f"'{path}' is an archive of unlabelled images, not a comparison set.")
         return cls(archive, encoder)
@@ -164,7 +140,8 @@ class ComparisonSet:
         Args:
             label: The class; a new one is made by its first image.
             images: Image files.
-            patients: Their patients, aligned; where None a DICOM file's PatientID is taken, else unknown.
+            patients: Their patients, aligned, kept as text; where None, NaN or blank a DICOM file's PatientID is taken,
+                else unknown.
             ids: Their ids, aligned; by default the SOPInstanceUID, else the path as given.
             on_error: "raise" stops at the first image that cannot be taken, before anything is stored; "report"
                 takes the others and lists it.
@@ -173,9 +150,13 @@ class ComparisonSet:
             What became of each image.
 
         Raises:
-            ImageError: An image that cannot be taken (with "raise").
-            ValueError: No encoder, an empty label, lists of unequal length.
+            ImageError: An image that cannot be taken (with "raise"): unreadable, or registered under another label
+                or for another patient, or its id belongs to another image.
+            ValueError: No encoder, an empty label, lists of unequal length, an image that is no file.
+            ArchiveError: The set cannot be written; nothing was stored.
         """
+        if isinstance(images, (str, os.PathLike)):
+            raise ValueError("images must be a list of files; got one path. Put it in a list.")
         return self._register([label] * len(images), images, patients, ids, on_error)
 
     def register_manifest(self, manifest: Manifest, *, on_error: str = "report") -> Registration:
@@ -187,11 +168,21 @@ class ComparisonSet:
 
         Returns:
             What became of each row.
+
+        Raises:
+            ValueError: A row with several labels or none.
+            ImageError: As for `register`.
         """
         labels = []
         for row, label in enumerate(manifest.labels, start=1):
             if not isinstance(label, str):
-                raise ValueError(f"A support image has one class; row {row} of the manifest has {len(label)}: {label}.")
+                given: tuple[str, ...] = () if label is None else tuple(label)
+                if len(given) != 1:
+                    raise ValueError(
+                        f"A support image has one class; row {row} of the manifest has {len(given)}"
+                        + (f": {', '.join(given)}." if given else ".")
+                    )
+                label = given[0]
             labels.append(label)
         names = [str(name) for name in manifest.table[manifest.image_column]]
         patients = None if manifest.groups is None else [str(group) for group in manifest.groups]
@@ -219,11 +210,16 @@ class ComparisonSet:
             return self.archive.remove(patient=patient, purge=True)
         if id is not None:
             return self.archive.remove(ids=[id], purge=True)
-        snapshot = self.snapshot
-        own = [name for name, row in zip(snapshot.ids, snapshot.metadata, strict=True) if row["label"] == label]
-        if not own:
-            raise ValueError(f"The comparison set has no class {label!r}; it has {', '.join(self.classes) or 'none'}.")
-        return self.archive.remove(ids=own, purge=True)
+        with self.archive.writing():  # nobody may add to the class between the look and the removal
+            snapshot = self.snapshot
+            own = [name for name, row in zip(snapshot.ids, snapshot.metadata, strict=True) if row["label"] == label]
+            if not own:
+                close = difflib.get_close_matches(str(label), self.classes, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise UnknownId(
+                    f"The comparison set has no class {label!r}; it has {', '.join(self.classes) or 'none'}.{hint}"
+                )
+            return self.archive.remove(ids=own, purge=True)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -253,21 +249,19 @@ class ComparisonSet:
         encoder = self._required_encoder()
         if on_error not in ("raise", "report"):
             raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
-        if isinstance(images, (str, os.PathLike)):
-            raise ValueError("images must be a list of files; got one path. Put it in a list.")
         for kind, values in (("patients", patients), ("ids", ids)):
             if values is not None and len(values) != len(images):
                 raise ValueError(f"{len(images)} images need {len(images)} {kind}; got {len(values)}.")
         for label in labels:
             if not isinstance(label, str) or not label.strip():
                 raise ValueError(f"A label must be a non-empty string; got {label!r}.")
-        candidates, refused = self._prepare(encoder, labels, images, patients, ids, names, on_error)
+        candidates, refused = read_candidates(encoder, labels, images, patients, ids, names, on_error)
         vectors = self._encode(candidates)
         bad = ~np.isfinite(vectors).all(axis=1)
         refused += [(candidates[i].path, "its vector holds NaN or infinity") for i in np.flatnonzero(bad)]
         rows = {id(candidates[i]): vectors[i] for i in np.flatnonzero(~bad)}
         with self.archive.writing():  # nobody may register in between: what is decided here is what is stored
-            new, duplicates, clashes = self._sort_out([c for c in candidates if id(c) in rows])
+            new, duplicates, clashes = sort_out(self.snapshot, [c for c in candidates if id(c) in rows])
             refused += clashes
             if refused and on_error == "raise":
                 raise ImageError(*refused[0])
@@ -281,7 +275,7 @@ class ComparisonSet:
                 ).added
         return Registration(registered, tuple(duplicates), tuple(refused))
 
-    def _encode(self, candidates: Sequence[_Candidate]) -> NDArray[np.float32]:
+    def _encode(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """Vectors (n, d) of the candidates, in batches."""
         encoder = self._required_encoder()
         parts = [np.empty((0, encoder.dim), dtype=np.float32)]
@@ -294,69 +288,7 @@ class ComparisonSet:
             raise ValueError("This comparison set was opened without an encoder, which registering images needs.")
         return self.encoder
 
-    def _prepare(
-        self,
-        encoder: Encoder,
-        labels: Sequence[str],
-        images: Sequence[str | os.PathLike[str]],
-        patients: Sequence[str | None] | None,
-        ids: Sequence[str] | None,
-        names: Sequence[str] | None,
-        on_error: str,
-    ) -> tuple[list[_Candidate], list[tuple[str, str]]]:
-        """Read and identify every image."""
-        candidates: list[_Candidate] = []
-        refused: list[tuple[str, str]] = []
-        for i, (label, image) in enumerate(zip(labels, images, strict=True)):
-            try:
-                prepared = encoder.load(image)
-                identity = image_identity(image)
-            except ImageError as error:
-                if on_error == "raise":
-                    raise
-                refused.append((error.source, error.reason))
-                continue
-            named = names[i] if names is not None else Path(image).as_posix()
-            patient = patients[i] if patients is not None else None
-            candidates.append(
-                _Candidate(
-                    path=os.fspath(image),
-                    label=label,
-                    id=ids[i] if ids is not None else identity.sop_instance_uid or named,
-                    patient=patient if patient is not None else identity.patient_id,
-                    sha256=identity.sha256,
-                    prepared=prepared,
-                )
-            )
-        return candidates, refused
-
-    def _sort_out(self, candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[str], list[tuple[str, str]]]:
-        """Tell new images from those that are there already and those that contradict what is there."""
-        snapshot = self.snapshot
-        by_id = {name: (row["sha256"], row["label"]) for name, row in zip(snapshot.ids, snapshot.metadata, strict=True)}
-        by_hash = {sha256: name for name, (sha256, _) in by_id.items()}
-        new: list[_Candidate] = []
-        duplicates: list[str] = []
-        clashes: list[tuple[str, str]] = []
-        for candidate in candidates:
-            known = candidate.id if candidate.id in by_id else by_hash.get(candidate.sha256)
-            if known is None:
-                new.append(candidate)
-                by_id[candidate.id] = (candidate.sha256, candidate.label)
-                by_hash[candidate.sha256] = candidate.id
-                continue
-            sha256, label = by_id[known]
-            if sha256 != candidate.sha256:
-                clashes.append(
-                    (candidate.path, f"the id {known!r} is taken by another image; give this one an id of its own")
-                )
-            elif label != candidate.label:
-                clashes.append((candidate.path, f"it is registered as {label!r} (id {known!r}); remove it there first"))
-            else:
-                duplicates.append(known)
-        return new, duplicates, clashes
-
-    def _metadata(self, candidate: _Candidate) -> dict[str, Any]:
+    def _metadata(self, candidate: Candidate) -> dict[str, Any]:
         return {
             "label": candidate.label,
             "patient": candidate.patient,

@@ -17,10 +17,11 @@ from .support import (
     Support,
     as_label,
     check_center,
+    check_evidence,
+    check_fitted,
     check_metric,
     check_queries,
     class_array,
-    finite_rows,
     insufficient,
 )
 
@@ -33,7 +34,8 @@ class NeighborClassifier:
 
     Args:
         k: Neighbours that vote; all, where there are fewer.
-        weights: "distance" (a vote is worth 1 / distance, and an identical image decides alone) or "uniform".
+        weights: "distance" (a vote is worth 1 / distance, and an identical image decides alone) or "uniform". The
+            distance that belongs to the cosine is that between the rows brought to unit length.
         metric: "cosine" or "euclidean" (similarity is the negative distance).
         center: (d,) mean of the **source** domain to subtract first; None subtracts nothing.
         n_evidence: Support images named per decision for the winner, and for the runner-up.
@@ -42,7 +44,9 @@ class NeighborClassifier:
         classes_: The labels, sorted, as the caller gave them.
 
     A decision's score is the similarity of the nearest image where k = 1, else the winner's share of the votes; the
-    margin is the difference to the runner-up on the same scale. Equal shares go to the class of the nearer image.
+    margin is the difference to the runner-up on the same scale. Equal shares go to the class of the nearer image. The
+    evidence is the images that voted for the winner, and those that voted for the runner-up; where all k agree,
+    the runner-up is the class of the nearest image of any other class, with no share of the votes.
 
     Example:
         >>> clf = NeighborClassifier(k=1).fit([[1.0, 0.0], [0.0, 1.0]], ["a", "b"], ids=["x.png", "y.png"])
@@ -87,10 +91,12 @@ class NeighborClassifier:
             Itself.
 
         Raises:
-            ValueError: k below 1, an unknown weighting, an empty support, NaN, lists of unequal length, repeated ids.
+            ValueError: k below 1, an unknown weighting or metric, an empty support, NaN, lists of unequal length,
+                repeated ids, a missing label.
         """
-        if isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"k must be at least 1; got {self.k!r}.")
+        if isinstance(self.k, bool) or not isinstance(self.k, (int, np.integer)) or self.k < 1:
+            raise ValueError(f"k must be a whole number of at least 1; got {self.k!r}.")
+        check_evidence(self.n_evidence)
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}; got {self.weights!r}.")
         self._metric: Metric = check_metric(self.metric)
@@ -103,43 +109,68 @@ class NeighborClassifier:
         return self
 
     def predict(self, vectors: ArrayLike) -> NDArray[Any]:
-        """Labels (n,) by vote; None where a query holds NaN."""
-        queries = check_queries(vectors, self._dim)
-        finite = finite_rows(queries)
-        winners = [0] * len(queries)
-        for i, found in self._search(queries, finite):
+        """Labels (n,) by vote; None where `decide` has no label."""
+        queries, reasons = self._queries(vectors)
+        winners = np.zeros(len(queries), dtype=np.intp)
+        for i, found in self._search(queries, reasons):
             winners[i] = self._vote(found)[0][0]
         labels: NDArray[Any] = self.classes_[winners]
-        if not finite.all():
+        undecided = np.array([reason is not None for reason in reasons], dtype=np.bool_)
+        if undecided.any():
             labels = labels.astype(object)
-            labels[~finite] = None
+            labels[undecided] = None
         return labels
 
     def decide(self, vectors: ArrayLike) -> list[Decision]:
-        """The full answer to each query: score, margin, and the support images for the winner and the runner-up."""
-        queries = check_queries(vectors, self._dim)
-        finite = finite_rows(queries)
-        decisions = [
-            Decision(label=None, probability=None, score=None, margin=None, reason=insufficient(row)) for row in queries
+        """The full answer to each query: score, margin, and the support images for the winner and the runner-up.
+
+        There is no label, but a reason, where the vector holds NaN, or where it is zero and the metric is the cosine.
+        """
+        queries, reasons = self._queries(vectors)
+        found = dict(self._search(queries, reasons))
+        votes = {i: self._vote(pairs) for i, pairs in found.items()}
+        outsiders = self._outsiders(queries, {i: vote[0][0] for i, vote in votes.items() if len(vote) == 1})
+        return [
+            self._decide_one(found[i], votes[i], outsiders.get(i, []))
+            if reason is None
+            else Decision(label=None, probability=None, score=None, margin=None, reason=reason)
+            for i, reason in enumerate(reasons)
         ]
-        for i, found in self._search(queries, finite):
-            decisions[i] = self._decide_one(queries[i], found)
-        return decisions
+
+    def _queries(self, vectors: ArrayLike) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Checked rows (n, d), and for each why nothing can be decided about it."""
+        check_fitted(self, "classes_")
+        queries = check_queries(vectors, self._dim)
+        return queries, insufficient(queries, self._metric, self._center)
 
     def _moved(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return (rows.astype(np.float64) - self._center).astype(np.float32)
 
     def _search(
-        self, queries: NDArray[np.float32], finite: NDArray[np.bool_]
+        self, queries: NDArray[np.float32], reasons: Sequence[str | None]
     ) -> list[tuple[int, list[tuple[str, float]]]]:
-        """For each finite query its position and its k nearest support images with similarities, nearest first."""
-        which = np.flatnonzero(finite).tolist()
-        if not which:
+        """For each query that can be decided its position and its k nearest support images, nearest first."""
+        which = [i for i, reason in enumerate(reasons) if reason is None]
+        return list(zip(which, self._nearest(queries[which], self.k), strict=True))
+
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, among: Sequence[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        if not len(queries):
             return []
-        result = self._index.search(self._moved(queries[which]), self.k)
+        result = self._index.search(self._moved(queries), k, among=among)
         rows = zip(result.ids, result.similarities.tolist(), strict=True)
-        pairs = [list(zip(ids, row, strict=True)) for ids, row in rows]
-        return list(zip(which, pairs, strict=True))
+        return [list(zip(ids, row, strict=True)) for ids, row in rows]
+
+    def _outsiders(self, queries: NDArray[np.float32], winners: dict[int, int]) -> dict[int, list[tuple[str, float]]]:
+        """For queries whose k neighbours agree on a winner, the nearest images of all other classes."""
+        found: dict[int, list[tuple[str, float]]] = {}
+        for winner in sorted(set(winners.values())):
+            others = [name for name, target in self._target.items() if target != winner]
+            which = [i for i, own in winners.items() if own == winner]
+            if others:  # one search per class
+                found.update(zip(which, self._nearest(queries[which], max(1, self.n_evidence), others), strict=True))
+        return found
 
     def _vote(self, found: list[tuple[str, float]]) -> list[tuple[int, float]]:
         """Classes among the neighbours with their share of the votes, the winner first."""
@@ -159,18 +190,18 @@ class NeighborClassifier:
         inverse: NDArray[np.float64] = 1 / distances
         return inverse
 
-    def _decide_one(self, query: NDArray[np.float32], found: list[tuple[str, float]]) -> Decision:
-        votes = self._vote(found)
+    def _decide_one(
+        self,
+        found: list[tuple[str, float]],
+        votes: list[tuple[int, float]],
+        outsiders: list[tuple[str, float]],
+    ) -> Decision:
         winner, share = votes[0]
-        evidence = [pair for pair in found if self._target[pair[0]] == winner][: self.n_evidence]
         second, second_share = votes[1] if len(votes) > 1 else (None, 0.0)
-        counter = [pair for pair in found if self._target[pair[0]] == second][: self.n_evidence]
-        if second is None and len(self.classes_) > 1:  # nobody else is among the k: the nearest of the others is next
-            others = [name for name, target in self._target.items() if target != winner]
-            result = self._index.search(self._moved(query[None]), self.n_evidence, among=others)
-            ranked = list(zip(result.ids[0], result.similarities[0].tolist(), strict=True))
-            second = self._target[ranked[0][0]]
-            counter = [pair for pair in ranked if self._target[pair[0]] == second]
+        if second is None and outsiders:
+            second = self._target[outsiders[0][0]]
+        evidence = [pair for pair in found if self._target[pair[0]] == winner]
+        counter = [pair for pair in found + outsiders if self._target[pair[0]] == second]
         if self.k == 1:
             share, second_share = found[0][1], counter[0][1] if counter else 0.0
         return Decision(
@@ -178,9 +209,9 @@ class NeighborClassifier:
             probability=None,
             score=share,
             margin=None if second is None else share - second_share,
-            evidence=self._named(evidence, winner),
+            evidence=self._named(evidence[: self.n_evidence], winner),
             runner_up=None if second is None else as_label(self.classes_[second]),
-            counter_evidence=() if second is None else self._named(counter, second),
+            counter_evidence=() if second is None else self._named(counter[: self.n_evidence], second),
         )
 
     def _named(self, pairs: list[tuple[str, float]], target: int) -> tuple[Neighbor, ...]:

@@ -32,20 +32,21 @@ class PrototypicalNetwork(nn.Module):
 
         Returns:
             For each episode logits (queries, n_way).
+
+        Raises:
+            ValueError: The episodes do not account for every image.
         """
+        sizes = [size for episode in episodes for size in (len(episode.support), len(episode.query))]
+        if sum(sizes) != len(images):
+            raise ValueError(f"The episodes describe {sum(sizes)} images; got {len(images)}.")
         vectors = self.backbone(images).float()  # (n, d)
-        logits = []
-        start = 0
-        for episode in episodes:
-            middle = start + len(episode.support)
-            end = middle + len(episode.query)
-            logits.append(
-                prototypical_logits(
-                    vectors[start:middle], episode.support, vectors[middle:end], episode.n_way, self.metric
-                )
-            )
-            start = end
-        return logits
+        parts = vectors.split(sizes)
+        # Distances are differences of large numbers: half precision, welcome in the backbone, would ruin them here.
+        with torch.autocast(vectors.device.type, enabled=False):
+            return [
+                prototypical_logits(support, episode.support, query, episode.n_way, self.metric)
+                for support, query, episode in zip(parts[::2], parts[1::2], episodes, strict=True)
+            ]
 
     def loss(self, images: Tensor, episodes: Sequence[EpisodeTargets]) -> tuple[Tensor, float]:
         """Mean loss over the episodes, and the share of queries that are right.

@@ -57,7 +57,7 @@ def load_pixels(
         TrainingError: When no image can be read.
     """
     fixed = preprocess is not None
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":  # an array of paths is a list of paths
         if images.dtype != np.uint8 or images.ndim != 3:
             raise TrainingError(f"Pixels must be uint8 of shape (n, h, w); got {images.dtype} of shape {images.shape}.")
         form = preprocess or Preprocess(size=(images.shape[1], images.shape[2]))
@@ -67,15 +67,25 @@ def load_pixels(
         refused: tuple[tuple[str, str], ...] = ()
     else:
         form = preprocess or Preprocess(size=(config.image_size, config.image_size), contrast=config.contrast)
-        pixels, kept, refused = _decode(images, form)
+        pixels, kept, refused = _decode(list(images), form)
     if not len(pixels):
         first = f"; the first: {refused[0][0]}: {refused[0][1]}" if refused else ""
         raise TrainingError(f"None of the {len(images)} training images could be read{first}.")
     if not fixed:
-        mean = float(pixels.mean()) / 255
-        std = max(float(pixels.std()) / 255, LEAST_STD)
-        form = replace(form, mean=(round(mean, 4),), std=(round(std, 4),))
+        mean, std = grey_statistics(pixels)
+        form = replace(form, mean=(round(mean, 4),), std=(round(max(std, LEAST_STD), 4),))
     return PixelCache(pixels=pixels, kept=kept, preprocess=form, refused=refused)
+
+
+def grey_statistics(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean and standard deviation of grey levels (n, h, w), of 1; counted image by image to spare memory."""
+    counts = np.zeros(256, dtype=np.int64)
+    for image in pixels:
+        counts += np.bincount(image.ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    mean = float((counts * levels).sum() / counts.sum())
+    variance = float((counts * (levels - mean) ** 2).sum() / counts.sum())
+    return mean, variance**0.5
 
 
 def _decode(

@@ -19,6 +19,8 @@ from .support import (
     Support,
     as_label,
     check_center,
+    check_evidence,
+    check_fitted,
     check_metric,
     check_queries,
     class_array,
@@ -82,9 +84,10 @@ class PrototypeClassifier:
             Itself.
 
         Raises:
-            ValueError: Empty support, NaN, lists of unequal length, repeated ids.
+            ValueError: Empty support, NaN, lists of unequal length, repeated ids, a missing label, an unknown metric.
         """
         metric = check_metric(self.metric)
+        check_evidence(self.n_evidence)
         support = Support(vectors, labels, ids=ids, groups=groups)
         center = check_center(self.center, support.vectors.shape[1])
         rows = prepare(support.vectors, metric, center)  # (n, d)
@@ -98,33 +101,50 @@ class PrototypeClassifier:
         return self
 
     def scores(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Similarity of each query to each prototype, (n, n_classes) in the order of `classes_`; not probabilities."""
-        queries = check_queries(vectors, self._rows.shape[1])
-        return similarities(prepare(queries, self._metric, self._center), self.prototypes_, self._metric)
+        """Similarity of each query to each prototype, (n, n_classes) in the order of `classes_`; not probabilities.
+
+        A query nothing can be decided about (see `decide`) has NaN throughout.
+        """
+        return self._scores(self._queries(vectors))[0]
 
     def predict(self, vectors: ArrayLike) -> NDArray[Any]:
-        """Labels (n,) of the nearest prototypes; None where a query holds NaN. Ties go to the first class."""
-        queries = check_queries(vectors, self._rows.shape[1])
-        labels: NDArray[Any] = self.classes_[np.nan_to_num(self.scores(queries), nan=-np.inf).argmax(axis=1)]
-        bad = ~np.isfinite(queries).all(axis=1)
-        if bad.any():
+        """Labels (n,) of the nearest prototypes; None where `decide` has no label. Ties go to the first class."""
+        scores, reasons = self._scores(self._queries(vectors))
+        undecided = np.array([reason is not None for reason in reasons], dtype=np.bool_)
+        labels: NDArray[Any] = self.classes_[np.where(undecided[:, None], 0.0, scores).argmax(axis=1)]
+        if undecided.any():
             labels = labels.astype(object)
-            labels[bad] = None
+            labels[undecided] = None
         return labels
 
     def decide(self, vectors: ArrayLike) -> list[Decision]:
-        """The full answer to each query: score, margin, and the support images for the winner and the runner-up."""
-        queries = check_queries(vectors, self._rows.shape[1])
-        scores = self.scores(queries)
-        prepared = prepare(queries, self._metric, self._center)
-        return [self._decide_one(queries[i], prepared[i : i + 1], scores[i]) for i in range(len(queries))]
+        """The full answer to each query: score, margin, and the support images for the winner and the runner-up.
 
-    def _decide_one(
-        self, raw: NDArray[np.float32], query: NDArray[np.float64], scores: NDArray[np.float64]
-    ) -> Decision:
-        reason = insufficient(raw)
-        if reason is not None:
-            return Decision(label=None, probability=None, score=None, margin=None, reason=reason)
+        There is no label, but a reason, where the vector holds NaN, or where it is zero and the metric is the cosine.
+        """
+        queries = self._queries(vectors)
+        scores, reasons = self._scores(queries)
+        return [
+            self._decide_one(queries[i : i + 1], scores[i])
+            if reason is None
+            else Decision(label=None, probability=None, score=None, margin=None, reason=reason)
+            for i, reason in enumerate(reasons)
+        ]
+
+    def _queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        check_fitted(self, "prototypes_")
+        return check_queries(vectors, self._rows.shape[1])
+
+    def _scores(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str | None]]:
+        reasons = insufficient(queries, self._metric, self._center)
+        which = [i for i, reason in enumerate(reasons) if reason is None]
+        scores = np.full((len(queries), len(self.prototypes_)), np.nan)
+        prepared = prepare(queries[which], self._metric, self._center)
+        scores[which] = similarities(prepared, self.prototypes_, self._metric)
+        return scores, reasons
+
+    def _decide_one(self, query: NDArray[np.float32], scores: NDArray[np.float64]) -> Decision:
+        prepared = prepare(query, self._metric, self._center)  # (1, d)
         order = np.argsort(-scores, kind="stable")
         first = int(order[0])
         second = int(order[1]) if len(order) > 1 else None
@@ -133,9 +153,9 @@ class PrototypeClassifier:
             probability=None,
             score=float(scores[first]),
             margin=None if second is None else float(scores[first] - scores[second]),
-            evidence=self._evidence(query, first),
+            evidence=self._evidence(prepared, first),
             runner_up=None if second is None else as_label(self.classes_[second]),
-            counter_evidence=() if second is None else self._evidence(query, second),
+            counter_evidence=() if second is None else self._evidence(prepared, second),
         )
 
     def _evidence(self, query: NDArray[np.float64], target: int) -> tuple[Neighbor, ...]:

@@ -15,8 +15,11 @@ CHUNK_ELEMENTS = 8_000_000
 
 
 def as_vectors(vectors: ArrayLike, name: str) -> NDArray[np.float32]:
-    """Return `vectors` as float32 rows (n, d); a single vector is no row and is refused."""
-    rows = np.asarray(vectors, dtype=np.float32)
+    """Return `vectors` as contiguous float32 rows (n, d); a single vector is no row and is refused.
+
+    Contiguous, because sums over rows of another memory layout would round otherwise.
+    """
+    rows = np.asarray(vectors, dtype=np.float32, order="C")
     if rows.ndim != 2:
         raise ValueError(f"{name} must be rows of shape (n, d); got an array of shape {rows.shape}.")
     return rows
@@ -47,6 +50,11 @@ def as_label(value: Any) -> Hashable:
     return label
 
 
+def is_missing(value: object) -> bool:
+    """Whether a label or patient is None or NaN, as tables write what is unknown."""
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
+
+
 class Support:
     """The support of one classifier in canonical order, so that the order of registration cannot change an answer.
 
@@ -65,26 +73,30 @@ class Support:
         ids: Sequence[str] | None = None,
         groups: Sequence[Hashable | None] | None = None,
     ) -> None:
+        if np.size(vectors) == 0 and len(labels) == 0:
+            raise ValueError("The comparison set is empty: register at least one image before asking.")
         rows = as_vectors(vectors, "Support vectors")
         labels = [as_label(label) for label in labels]
         n = len(rows)
-        if n == 0:
-            raise ValueError("The comparison set is empty: register at least one image before asking.")
         for name, values in (("labels", labels), ("ids", ids), ("groups", groups)):
             if values is not None and len(values) != n:
                 raise ValueError(f"{n} support vectors need {n} {name}; got {len(values)}.")
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ValueError(f"Support vectors must be finite; rows {bad[:5].tolist()} hold NaN or infinity.")
+        nameless = [i for i, label in enumerate(labels) if is_missing(label)]
+        if nameless:
+            raise ValueError(f"Every support image needs a class; rows {nameless[:5]} have the label None or NaN.")
         names = [str(i) for i in range(n)] if ids is None else [str(i) for i in ids]
         if len(set(names)) != n:
-            raise ValueError("Support ids must be distinct; some id occurs twice.")
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            raise ValueError(f"Support ids must be distinct; {twice!r} occurs more than once.")
         order = list(range(n)) if ids is None else sorted(range(n), key=names.__getitem__)
         self.vectors = np.ascontiguousarray(rows[order])
         self.labels = [labels[i] for i in order]
         self.ids = [names[i] for i in order]
         self.groups: list[Hashable] = [
-            ("image", names[i]) if groups is None or groups[i] is None else ("patient", groups[i]) for i in order
+            ("image", names[i]) if groups is None or is_missing(groups[i]) else ("patient", groups[i]) for i in order
         ]
         self.classes = sorted_classes(self.labels)
         position = {label: i for i, label in enumerate(self.classes)}
@@ -113,6 +125,8 @@ def check_center(center: ArrayLike | None, dim: int) -> NDArray[np.float64]:
     mean = np.asarray(center, dtype=np.float64)
     if mean.shape != (dim,):
         raise ValueError(f"The centre must have shape ({dim},) like the vectors; got {mean.shape}.")
+    if not np.isfinite(mean).all():
+        raise ValueError("The centre must be finite; it holds NaN or infinity.")
     return mean
 
 
@@ -146,14 +160,14 @@ def similarities(queries: NDArray[np.float64], others: NDArray[np.float64], metr
         metric: "cosine" gives the dot product of unit rows, "euclidean" the negative squared distance.
 
     Returns:
-        float64 (m, n).
+        float64 (m, n); a cosine that rounding carried beyond 1 is 1.
     """
     result = np.empty((len(queries), len(others)))
     step = max(1, CHUNK_ELEMENTS // max(1, others.size))
     for start in range(0, len(queries), step):
         block = queries[start : start + step, None, :]  # (rows, 1, d)
         if metric == "cosine":
-            result[start : start + step] = (block * others).sum(axis=2)
+            result[start : start + step] = (block * others).sum(axis=2).clip(-1, 1)
         else:
             difference = block - others
             result[start : start + step] = -(difference * difference).sum(axis=2)
@@ -169,13 +183,25 @@ def check_metric(metric: str) -> Metric:
     raise ValueError(f"metric must be 'cosine' or 'euclidean'; got {metric!r}.")
 
 
-def finite_rows(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (n,) hold neither NaN nor infinity."""
-    return np.asarray(np.isfinite(rows).all(axis=1), dtype=np.bool_)
+def check_evidence(n_evidence: int) -> None:
+    """Refuse a number of named images that is no count."""
+    if isinstance(n_evidence, bool) or not isinstance(n_evidence, (int, np.integer)) or n_evidence < 0:
+        raise ValueError(f"n_evidence must be a whole number of at least 0; got {n_evidence!r}.")
 
 
-def insufficient(row: NDArray[np.float32]) -> str | None:
-    """Why nothing can be decided about a query vector, or None where it can."""
-    if not np.isfinite(row).all():
-        return "The query vector holds NaN or infinity: the image could not be embedded."
-    return None
+def check_fitted(classifier: object, attribute: str) -> None:
+    """Refuse to answer before `fit`."""
+    if not hasattr(classifier, attribute):
+        raise ValueError(f"This {type(classifier).__name__} has no support yet: call fit first.")
+
+
+def insufficient(rows: NDArray[np.float32], metric: Metric, center: NDArray[np.float64]) -> list[str | None]:
+    """Why nothing can be decided about a query vector, or None where it can, for each row (n, d)."""
+    finite = np.isfinite(rows).all(axis=1)
+    aimless = (rows == center).all(axis=1) if metric == "cosine" else np.zeros(len(rows), dtype=np.bool_)
+    reasons: list[str | None] = [None] * len(rows)
+    for i in np.flatnonzero(~finite).tolist():
+        reasons[i] = "The query vector holds NaN or infinity: the image could not be embedded."
+    for i in np.flatnonzero(finite & aimless).tolist():
+        reasons[i] = "The query vector is zero once centred and has no direction, so every cosine with it is undefined."
+    return reasons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embeddings import Preprocess, TorchEncoder, build_backbone, load_encoder
+from embeddings import Preprocess, TorchEncoder, build_backbone
 from episodes import Episode, EpisodeSampler
 
 from .losses import prototypical_logits
 from .networks import EpisodeTargets, PrototypicalNetwork
 from .pixels import PixelCache, load_pixels
 from .progress import TrainingProgress
+from .starting import choose_device, config_from, make_folder, starting_encoder
 from .training_config import METHODS, TrainingConfig, TrainingError
 from .validation import ValidationPlan, plan_validation
 
@@ -77,7 +79,8 @@ def train(
         groups: n patients. Support and query of a training episode never share one.
         config: How to train; the defaults suit a few thousand images on a CPU.
         out: Folder for the checkpoint; nothing is written without it.
-        init: A checkpoint, or an encoder, of the same backbone to start from.
+        init: A checkpoint, or an encoder, to start from. Its backbone and its preprocessing are kept; those of `config`
+            do not count.
         device: "auto", "cpu" or "cuda".
         progress: Whether to draw a progress bar on the terminal.
 
@@ -85,7 +88,9 @@ def train(
         The encoder and the record of its training.
 
     Raises:
-        TrainingError: Options that do not fit together, lists of unequal length, or no image that can be read.
+        TrainingError: Options that do not fit together, lists of unequal length, no image that can be read, no such
+            device, a folder that cannot be made, or a loss that is no longer finite.
+        EncoderError: No such backbone, or no such checkpoint to start from.
         EpisodeError: Too few patients or classes for the episodes asked for.
     """
     config = config or TrainingConfig()
@@ -94,6 +99,8 @@ def train(
             f"{len(images)} images need as many labels and groups; got {len(labels)} labels"
             + ("." if groups is None else f" and {len(groups)} groups.")
         )
+    if out is not None:
+        make_folder(Path(out))
     trainer = _Trainer(images, list(labels), None if groups is None else list(groups), config, init, device)
     training = trainer.run(progress)
     if out is not None:
@@ -113,36 +120,42 @@ class _Trainer:
         init: str | Path | TorchEncoder | None,
         device: str,
     ) -> None:
-        self.config = config
-        start = _starting_encoder(init)
-        preprocess = start.preprocess if start is not None else None
-        cache: PixelCache = load_pixels(images, config, preprocess)
+        self.device = choose_device(device)
+        start = starting_encoder(init)
+        self.config = config = config if start is None else config_from(start, config)
+        if start is not None:
+            backbone = copy.deepcopy(start.network)
+        else:
+            backbone = build_backbone(config.backbone, in_channels=1, seed=config.seed, **config.backbone_config)
+        cache: PixelCache = load_pixels(images, config, start.preprocess if start is not None else None)
         self.refused = cache.refused
         self.pixels = cache.pixels  # uint8 (n, h, w)
         self.preprocess: Preprocess = cache.preprocess
         labels = [labels[i] for i in cache.kept]
         groups = None if groups is None else [groups[i] for i in cache.kept]
-        self.plan: ValidationPlan = plan_validation(labels, groups, config)
-        self.sampler = _sampler(self.plan.train, labels, groups, config, self.plan.n_way, config.episodes, config.seed)
+        plan = plan_validation(labels, groups, config)
+        self.plan: ValidationPlan = plan
+        self.sampler = EpisodeSampler(
+            [labels[i] for i in plan.train],
+            plan.n_way,
+            config.k_shot,
+            config.n_query,
+            groups=_take(groups, plan.train),
+            n_episodes=config.episodes,
+            seed=config.seed,
+        )
         self.validation: list[Episode] = []
-        if len(self.plan.validation):
-            self.validation = list(
-                _sampler(
-                    self.plan.validation,
-                    labels,
-                    groups,
-                    config,
-                    self.plan.validation_n_way,
-                    config.validation_episodes,
-                    config.seed + 1,
-                )
+        if len(plan.validation):
+            unseen = EpisodeSampler(
+                plan.validation_labels,
+                plan.validation_n_way,
+                config.k_shot,
+                config.n_query,
+                groups=_take(groups, plan.validation),
+                n_episodes=config.validation_episodes,
+                seed=config.seed + 1,
             )
-        torch.manual_seed(config.seed)
-        if start is not None:
-            backbone = copy.deepcopy(start.network)
-        else:
-            backbone = build_backbone(config.backbone, in_channels=1, **config.backbone_config)
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            self.validation = list(unseen)
         self.network = PrototypicalNetwork(backbone, metric=config.metric).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.half = config.use_bfloat16(self.device.type)
@@ -153,12 +166,15 @@ class _Trainer:
     def run(self, progress: bool) -> Training:
         """Train until the episodes are spent or patience is."""
         config = self.config
-        steps = max(1, config.episodes // config.episodes_per_step)
+        steps = math.ceil(config.episodes / config.episodes_per_step)
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=config.learning_rate, total_steps=steps + 1, pct_start=WARM_UP
+            optimizer,
+            max_lr=config.learning_rate,
+            total_steps=steps + 1,
+            pct_start=max(WARM_UP, 2 / (steps + 1)),  # a rise shorter than a step divides by zero inside torch
         )
         every = max(1, config.validation_every // config.episodes_per_step)
         best_state, best_accuracy, best_episode = self._state(), -1.0, 0
@@ -168,11 +184,12 @@ class _Trainer:
         accuracies: list[float] = []
         with TrainingProgress(total=config.episodes, shown=progress) as bar:
             for step in range(steps):
+                before = self.episodes_seen
                 loss, accuracy = self._step(optimizer)
                 schedule.step()
                 losses.append(loss)
                 accuracies.append(accuracy)
-                bar.advance(config.episodes_per_step, loss=float(np.mean(losses[-20:])))
+                bar.advance(self.episodes_seen - before, loss=float(np.mean(losses[-20:])))
                 if (step + 1) % every and step + 1 < steps:
                     continue
                 validation = self._validate() if self.validation else None
@@ -188,11 +205,9 @@ class _Trainer:
                 )
                 losses, accuracies = [], []
                 bar.validated(validation)
-                if validation is None or validation >= best_accuracy:
+                since_best = 0 if validation is None or validation > best_accuracy else since_best + 1
+                if validation is None or validation >= best_accuracy:  # of equals the later: it was trained for longer
                     best_state, best_accuracy, best_episode = self._state(), validation or 0.0, self.episodes_seen
-                    since_best = 0
-                    continue
-                since_best += 1
                 if config.patience and since_best >= config.patience:
                     stopped_early = True
                     break
@@ -203,8 +218,8 @@ class _Trainer:
         self.network.train()
         indices: list[NDArray[np.intp]] = []
         targets: list[EpisodeTargets] = []
-        for _ in range(self.config.episodes_per_step):
-            episode = self.sampler[self.episodes_seen % len(self.sampler)]
+        for _ in range(min(self.config.episodes_per_step, len(self.sampler) - self.episodes_seen)):
+            episode = self.sampler[self.episodes_seen]
             self.episodes_seen += 1
             order, target = _flatten(self.plan.train, episode, self.device)
             indices.append(order)
@@ -212,24 +227,26 @@ class _Trainer:
         images = self._batch(np.concatenate(indices), augment=True)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             loss, accuracy = self.network.loss(images, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        optimizer.step()
         value = float(loss.detach())
         if not np.isfinite(value):
             raise TrainingError(
                 f"The loss became {value} after {self.episodes_seen} episodes: "
                 f"lower the learning rate ({self.config.learning_rate})."
             )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        optimizer.step()
         return value, accuracy
 
     def _batch(self, rows: NDArray[np.intp], *, augment: bool) -> Tensor:
         grey = torch.from_numpy(self.pixels[rows]).to(self.device).float().div_(255)[:, None]  # (n, 1, h, w)
         if augment and self.config.augmentation is not None:
             grey = self.config.augmentation(grey, self.generator)
-        grey = (grey - self.preprocess.mean[0]) / self.preprocess.std[0]
-        return grey.contiguous(memory_format=torch.channels_last)
+        mean = grey.new_tensor(self.preprocess.mean).view(1, -1, 1, 1)
+        std = grey.new_tensor(self.preprocess.std).view(1, -1, 1, 1)
+        images = ((grey - mean) / std).expand(-1, self.preprocess.channels, -1, -1)  # as Preprocess.normalise does
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _embed(self, rows: NDArray[np.intp]) -> Tensor:
         self.network.eval()
@@ -263,10 +280,14 @@ class _Trainer:
         return str(config.get("name", type(self.network.backbone).__name__))
 
     def _finish(self, best_episode: int, best_accuracy: float | None, stopped_early: bool) -> Training:
+        # From here on the network computes as it will when loaded from its checkpoint, so that the vectors agree.
+        self.network = self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.half = False
         source_mean = self._embed(self.plan.train).mean(0).cpu().numpy().astype(np.float32)
         summary: dict[str, Any] = {
             "method": self.config.method,
             "config": self.config.to_dict(),
+            "preprocess": self.preprocess.to_json(),
             "classes": [str(label) for label in self.sampler.classes],
             "n_way": self.plan.n_way,
             "images": len(self.plan.train),
@@ -295,35 +316,8 @@ class _Trainer:
         )
 
 
-def _starting_encoder(init: str | Path | TorchEncoder | None) -> TorchEncoder | None:
-    if init is None or isinstance(init, TorchEncoder):
-        return init
-    encoder = load_encoder(init)
-    if not isinstance(encoder, TorchEncoder):
-        raise TrainingError(
-            f"Training can start only from a checkpoint with weights; {init} is a {encoder.name} encoder."
-        )
-    return encoder
-
-
-def _sampler(
-    rows: NDArray[np.intp],
-    labels: Sequence[Hashable],
-    groups: Sequence[Hashable] | None,
-    config: TrainingConfig,
-    n_way: int,
-    n_episodes: int,
-    seed: int,
-) -> EpisodeSampler:
-    return EpisodeSampler(
-        [labels[i] for i in rows],
-        n_way,
-        config.k_shot,
-        config.n_query,
-        groups=None if groups is None else [groups[i] for i in rows],
-        n_episodes=n_episodes,
-        seed=seed,
-    )
+def _take(groups: Sequence[Hashable] | None, rows: NDArray[np.intp]) -> list[Hashable] | None:
+    return None if groups is None else [groups[i] for i in rows]
 
 
 def _targets(parts: Sequence[NDArray[np.intp]], device: torch.device) -> Tensor:

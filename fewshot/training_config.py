@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,11 +40,13 @@ class TrainingConfig:
         learning_rate: Peak of the one-cycle rate (Smith 2018, arXiv 1803.09820).
         weight_decay: Of AdamW.
         validation: "classes" holds whole classes out of training, "patients" holds patients out, "none" trains on
-            all; "auto" holds classes out where enough are left to train on, else patients.
+            all; "auto" holds classes out where enough are left to train on, else patients where there are enough, else
+            nothing.
         validation_share: Share of the classes, or of the patients, held out.
         validation_every: Training episodes between two validations.
         validation_episodes: Episodes per validation, the same each time.
-        patience: Validations without a new best after which training stops; 0 never stops early.
+        patience: Validations without a new best after which training stops; 0 never stops early. An accuracy equal
+            to the best is no new best, though the later of two equal weights are kept.
         augmentation: How training images are changed; None leaves them alone.
         precision: "bf16", "float32", or "auto": bfloat16 where the processor computes in it.
         seed: Of everything random.
@@ -90,15 +94,20 @@ class TrainingConfig:
             ("validation_every", 1),
             ("validation_episodes", 1),
             ("patience", 0),
+            ("seed", 0),
+            ("n_way", 2),
         ):
-            if getattr(self, name) < least:
-                raise TrainingError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        if self.n_way is not None and self.n_way < 2:
-            raise TrainingError(f"n_way must be at least 2; got {self.n_way}.")
+            value = getattr(self, name)
+            if name == "n_way" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise TrainingError(f"{name} must be a whole number of at least {least}; got {value!r}.")
         if not 0 < self.validation_share < 1:
             raise TrainingError(f"validation_share must lie between 0 and 1; got {self.validation_share}.")
-        if not self.learning_rate > 0:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise TrainingError(f"learning_rate must be above 0; got {self.learning_rate}.")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise TrainingError(f"weight_decay must not be negative; got {self.weight_decay}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values for a JSON file."""
@@ -117,4 +126,6 @@ class TrainingConfig:
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise TrainingError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TrainingError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{hint}")

@@ -3,67 +3,157 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from embeddings import Archive, Index, embed_archive, image_identity, load_encoder, records_from_table
-from episodes import rows_where
+from .console import (
+    DONE,
+    REFUSED,
+    SOME_REFUSED,
+    JsonOption,
+    Refused,
+    Usage,
+    command,
+    err,
+    exit_code,
+    list_refused,
+    note,
+    one_line,
+    out,
+    print_table,
+    refused_json,
+    write_json,
+)
 
-from .console import DONE, REFUSED, JsonOption, Refused, Usage, command, exit_code, list_refused, out, write_json
-from .inputs import lasting_spec, read_manifest
+if TYPE_CHECKING:
+    from embeddings import Archive, Encoder, Record, Snapshot
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of an archive or of a comparison set.", show_default=False)
 ]
+#: The help of every option that names an encoder.
+ENCODER_HELP = "Folder of a trained encoder, hf:<id or folder>, pixels-32 or hog-64."
 
 
 @command
 def embed_command(
     archive: Annotated[Path, typer.Option("--archive", metavar="DIR", help="The archive's folder; made if missing.")],
-    encoder: Annotated[
-        str, typer.Option(metavar="ENC", help="Folder of a trained encoder, hf:..., pixels-32, hog-64.")
-    ],
+    encoder: Annotated[str, typer.Option(metavar="ENC", help=ENCODER_HELP)],
     sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="SOURCE ...", help="Folders or image files.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="SOURCE", help="Folders, image files, or tables of images.", show_default=False),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table of images; its other columns are kept as metadata.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A table of images; its other columns are kept as metadata."),
     ] = None,
-    image: Annotated[str, typer.Option(help="The manifest's column of image paths.")] = "image",
-    group: Annotated[str | None, typer.Option(help="The manifest's patient column.")] = None,
+    image: Annotated[str, typer.Option(metavar="COLUMN", help="The table's column of image paths.")] = "image",
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The table's patient column; 'none' for none.")
+    ] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Use only rows of the manifest that meet this.")
+        str | None, typer.Option(metavar="EXPR", help="Use only rows of the table that meet this.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per commit.")] = 64,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images per commit.")] = 64,
+    reembed: Annotated[
+        bool,
+        typer.Option("--reembed", help="Move the archive to this encoder: embed anew all it holds, then replace it."),
+    ] = False,
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="With --reembed: leave out rows whose image cannot be read any more.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> int:
-    """Embed images into an archive; run it again to take up where it stopped, or to add what is new.
+    """Embed images into an archive; what is there is skipped.
 
-    Every batch is committed before the next begins. Images already there are skipped, files that cannot be read are
-    listed with a reason, and the counts add up.
+    Every batch is committed before the next begins, so that the same command
+    takes up where a stopped one left off. Files that cannot be read are listed
+    with a reason, and the counts add up.
+
+    \b
+    Examples
+      radshot embed scans/ --encoder enc --archive archive
+      radshot embed --manifest scans.csv --group patient \\
+          --where "modality = 'CT'" --encoder enc --archive archive
+      radshot embed --reembed --encoder new-enc --archive archive
     """
-    if not sources and manifest is None:
+    from embeddings import embed_archive
+
+    from .inputs import open_encoder
+
+    if not sources and manifest is None and not reembed:
         raise Usage("Name at least one SOURCE, or a table with --manifest.")
-    inputs: list[Any] = list(sources or [])
-    if manifest is not None:
-        table = read_manifest(manifest, label=None, group=group, where=where, image=image)
-        inputs += records_from_table(table.table, image_column=image, group=table.group_column, root=table.folder)
-    chosen = load_encoder(lasting_spec(encoder))
-    report = embed_archive(inputs, chosen, archive, batch_size=batch_size, progress=True)
-    list_refused(report.refused)
-    out.print(f"{archive}: {report}", markup=False)
-    result = {
-        **dataclasses.asdict(report),
-        "refused": [{"path": path, "reason": reason} for path, reason in report.refused],
-        "duplicates": [{"path": path, "id": own} for path, own in report.duplicates],
-        "archive": str(archive),
-        "encoder": chosen.fingerprint,
-    }
-    write_json(json_file, result)
-    return exit_code(report.seen - len(report.refused), len(report.refused))
+    if drop_missing and not reembed:
+        raise Usage("--drop-missing goes with --reembed.")
+    inputs = _inputs(sources or [], manifest, archive, image=image, group=group, where=where)
+    chosen = open_encoder(encoder)
+    refused: list[tuple[str, str]] = []
+    renewed = 0
+    if reembed:
+        renewed, refused = _renew(archive, chosen, batch_size=batch_size, drop_missing=drop_missing)
+        list_refused(refused)
+        if refused and not drop_missing:
+            raise Refused(
+                f"'{archive}' stays as it is: {len(refused):,} of its images cannot be embedded anew; bring their "
+                "files back, or leave them out with --drop-missing."
+            )
+        out.print(f"{archive}: {renewed:,} rows embedded anew, {len(refused):,} dropped")
+    result: dict[str, Any] = {}
+    seen = renewed
+    if inputs:
+        report = embed_archive(inputs, chosen, archive, batch_size=batch_size)
+        list_refused(report.refused)
+        out.print(f"{archive}: {report}")
+        refused += report.refused
+        seen += report.seen - len(report.refused)
+        result = {
+            **dataclasses.asdict(report),
+            "duplicates": [{"image": path, "id": own} for path, own in report.duplicates],
+        }
+    write_json(
+        json_file,
+        {
+            **result,
+            **({"reembedded": renewed} if reembed else {}),
+            "refused": refused_json(refused),
+            "archive": str(archive),
+            "encoder": chosen.name,
+            "encoder_fingerprint": chosen.fingerprint,
+        },
+    )
+    return exit_code(seen, len(refused))
+
+
+def _inputs(
+    sources: Sequence[Path], manifest: Path | None, archive: Path, *, image: str, group: str | None, where: str | None
+) -> list[Record]:
+    """The images to embed; beside sources a manifest adds its columns, alone its images are the source."""
+    from embeddings import records_from_folder, records_from_table
+
+    from .inputs import is_table, read_manifest
+
+    def rows_of(path: Path) -> list[Record]:
+        table = read_manifest(path, label=None, group=group, where=where, image=image)
+        return records_from_table(table.table, image_column=image, group=table.group_column, root=table.folder)
+
+    if where is not None and manifest is None and not any(map(is_table, sources)):
+        raise Usage("--where filters the rows of a table: name one with --manifest.")
+    named = [] if manifest is None else rows_of(manifest)
+    if not sources:
+        return named
+    listed = [
+        record
+        for path in sources
+        for record in (rows_of(path) if is_table(path) else records_from_folder(path, without=archive))
+    ]
+    known = {record.path.resolve(): record.metadata for record in named}
+    return [
+        dataclasses.replace(record, metadata={**record.metadata, **known.get(record.path.resolve(), {})})
+        for record in listed
+    ]
 
 
 @command
@@ -75,44 +165,80 @@ def search_command(
     id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Find what looks like this row of the archive.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="""Search only rows that meet this, e.g. "modality = 'CT'".""")
+        str | None, typer.Option(metavar="EXPR", help="Search only rows whose metadata meet this.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The archive's encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Find the most similar images of an archive; the row asked about is not among the answers."""
+    """Find the most similar images of an archive.
+
+    The image asked about is never among the answers. The similarity is the
+    cosine of the vectors: 1 for the same direction.
+
+    \b
+    Examples
+      radshot search archive new.dcm -k 5
+      radshot search archive --id chest/0017.png --where "modality = 'CT'"
+    """
+    from embeddings import Archive, Index, image_identity
+
+    from .inputs import encoder_of
+
     if (image is None) == (id is None):
         raise Usage("Give an IMAGE or --id, one of the two.")
     with Archive.open(archive) as held:
         snapshot = held.snapshot()
-        among = None
-        if where is not None:
-            mask = rows_where(held.table(), where)
-            among = [name for name, take in zip(snapshot.ids, mask, strict=True) if take]
-        if id is not None:
+        if not len(snapshot):
+            raise Refused(f"The archive '{archive}' is empty: embed images into it before searching.")
+        among = None if where is None else _rows_meeting(held, snapshot, where)
+        if image is None:
             if id not in snapshot.positions:
                 raise Refused(f"The archive '{archive}' has no row of id {id!r}.")
             query, own = snapshot.vectors[[snapshot.positions[id]]], {id}
         else:
             query = encoder_of(held, encoder).encode([image])
-            content = image_identity(image).sha256  # type: ignore[arg-type]
+            content = image_identity(image).sha256
             own = {name for name, sha256 in zip(snapshot.ids, snapshot.hashes, strict=True) if sha256 == content}
         found = Index(snapshot, metric="cosine").search(query, k + len(own), among=among)
     pairs = list(zip(found.ids[0], found.similarities[0].tolist(), strict=True))
-    hits = [(name, similarity) for name, similarity in pairs if name not in own][:k]
-    table = Table("similarity", "id", "patient", "label")
-    rows = []
-    for name, similarity in hits:
-        metadata = snapshot.metadata[snapshot.positions[name]]
-        rows.append({"id": name, "similarity": similarity, "metadata": metadata})
-        table.add_row(f"{similarity:.3f}", name, str(metadata.get("patient") or ""), str(metadata.get("label") or ""))
-    out.print(table)
+    rows = [
+        {"id": name, "similarity": similarity, "metadata": snapshot.metadata[snapshot.positions[name]]}
+        for name, similarity in pairs
+        if name not in own
+    ][:k]
+    print_table(
+        ("similarity", "patient", "label", "id"),
+        [
+            (
+                f"{row['similarity']:.3f}",
+                _shown(row["metadata"].get("patient")),
+                _shown(row["metadata"].get("label")),
+                row["id"],
+            )
+            for row in rows
+        ],
+        numbers=("similarity",),
+    )
     write_json(
         json_file, {"archive": str(archive), "version": snapshot.version, "query": str(image or id), "results": rows}
     )
     return DONE
+
+
+def _rows_meeting(held: Archive, snapshot: Snapshot, where: str) -> list[str]:
+    """Ids of the rows whose metadata meet a condition."""
+    from episodes import rows_where
+
+    among = [name for name, take in zip(snapshot.ids, rows_where(held.table(), where), strict=True) if take]
+    if not among:
+        raise Refused(f"No row of the archive '{held.path}' meets {where!r}.")
+    return among
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 @command
@@ -122,66 +248,89 @@ def forget_command(
     patient: Annotated[str | None, typer.Option(metavar="ID", help="Forget every image of a patient.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Remove an image or a patient for good: later answers equal never having had it, and its bytes are erased.
+    """Remove an image or a patient for good.
 
-    Backups made earlier are out of reach.
+    Later answers equal never having had it, and its bytes are erased from the
+    store. Backups made earlier, and the image files themselves, are not touched.
+
+    \b
+    Examples
+      radshot forget cases --patient p2
+      radshot forget archive --id chest/0017.png
     """
+    from embeddings import Archive, ArchiveError
+
     if (id is None) == (patient is None):
         raise Usage("Give --id or --patient, one of the two.")
     with Archive.open(folder) as held:
-        removed = held.remove(ids=None if id is None else [id], patient=patient, purge=True)
+        removed = held.remove(ids=None if id is None else [id], patient=patient)
+        problem = None
+        try:
+            held.purge()
+        except ArchiveError as error:  # they are forgotten all the same: no later answer knows them
+            problem = str(error)
         left = len(held)
-    out.print(f"{folder}: forgot {len(removed):,} image(s), {left:,} left. Backups made earlier still hold them.")
-    write_json(json_file, {"removed": list(removed), "left": left})
-    return DONE
+    out.print(f"{folder}: forgot {len(removed):,} image(s), {left:,} left")
+    if problem is None:
+        note("Backups made earlier still hold them.")
+    else:
+        err.print(f"Their bytes are still on the disk, and the next forget tries again: {problem}", color="yellow")
+    write_json(json_file, {"removed": list(removed), "left": left, "erased": problem is None})
+    return DONE if problem is None else SOME_REFUSED
 
 
 @command
 def verify_command(folder: Folder, json_file: JsonOption = None) -> int:
-    """Read everything again and say what does not agree with what was written."""
-    with Archive.open(folder) as held:
-        report = held.verify()
-    for problem in report.problems:
-        out.print(f"[bold red]problem[/] {problem}")
-    for remark in report.notes:
-        out.print(f"note {remark}")
-    state = "sound" if report.ok else "DAMAGED"
+    """Read everything again and say what is damaged.
+
+    Exit code 3 means damage: restore a backup, or embed the images anew.
+
+    \b
+    Example
+      radshot verify archive
+    """
+    from embeddings import Archive, ArchiveCorrupt
+
+    try:
+        with Archive.open(folder) as held:
+            result = dataclasses.asdict(held.verify())
+    except ArchiveCorrupt as error:
+        result = {"ok": False, "problems": [str(error)], "notes": [], "version": 0, "rows": 0, "segments": 0}
+    for problem in result["problems"]:
+        out.print(f"problem: {one_line(problem)}", color=typer.colors.RED)
+    for remark in result["notes"]:
+        note(remark)
     out.print(
-        f"{folder}: {state}; version {report.version}, {report.rows:,} rows in {report.segments:,} segments checked"
+        f"{folder}: {'sound' if result['ok'] else 'DAMAGED'}; version {result['version']}, {result['rows']:,} rows in "
+        f"{result['segments']:,} segments checked"
     )
-    write_json(
-        json_file,
-        {
-            "ok": report.ok,
-            "problems": list(report.problems),
-            "notes": list(report.notes),
-            "rows": report.rows,
-            "segments": report.segments,
-            "version": report.version,
-        },
-    )
-    return DONE if report.ok else REFUSED
+    write_json(json_file, result)
+    return DONE if result["ok"] else REFUSED
 
 
 @command
 def stats_command(folder: Folder, json_file: JsonOption = None) -> int:
-    """Say what an archive or a comparison set holds."""
+    """Say what an archive or a comparison set holds.
+
+    \b
+    Example
+      radshot stats cases
+    """
+    from embeddings import Archive
+
     with Archive.open(folder) as held:
         snapshot = held.snapshot()
-        result: dict[str, Any] = {
-            **held.stats(),
-            "encoder": held.encoder_name,
-            "encoder_fingerprint": held.encoder_fingerprint,
-            "encoder_spec": held.encoder_spec,
-        }
-    patients = {row.get("patient") for row in snapshot.metadata}
-    result["patients"] = len(patients - {None})
+        result: dict[str, Any] = {**held.stats(), "encoder_spec": held.encoder_spec}
     result["rows_without_patient"] = sum(row.get("patient") is None for row in snapshot.metadata)
-    labels = sorted({str(row["label"]) for row in snapshot.metadata if "label" in row})
-    result["labels"] = {label: sum(str(row.get("label")) == label for row in snapshot.metadata) for label in labels}
+    labels = [str(row["label"]) for row in snapshot.metadata if row.get("label") is not None]
+    result["labels"] = {label: labels.count(label) for label in sorted(set(labels))}
     width = max(len(key) for key in result)
     for key, value in result.items():
-        out.print(f"{key:<{width}}  {value}", markup=False)
+        if key != "labels":
+            out.print(f"{key:<{width}}  {one_line(_shown(value))}")
+    if result["labels"]:
+        out.print()
+        print_table(("images", "label"), [(n, label) for label, n in result["labels"].items()], numbers=("images",))
     write_json(json_file, result)
     return DONE
 
@@ -192,32 +341,28 @@ def backup_command(
     to: Annotated[Path, typer.Argument(metavar="TO", help="A new folder for the copy.", show_default=False)],
     json_file: JsonOption = None,
 ) -> int:
-    """Copy the newest version to a new folder, whole even while others read and write."""
+    """Copy the newest version whole, even while others write.
+
+    \b
+    Example
+      radshot backup cases /safe/cases-2024-05-01
+    """
+    from embeddings import Archive
+
     with Archive.open(folder) as held:
         written = held.backup(to)
-        rows = len(held)
+    with Archive.open(written) as copy:
+        rows = len(copy)
     out.print(f"{written}: {rows:,} rows")
     write_json(json_file, {"backup": str(written), "rows": rows})
     return DONE
 
 
-def encoder_of(archive: Archive, given: str | None) -> Any:
-    """The encoder an archive was made with, from where it was then or from where the user says it is now.
+def _renew(
+    archive: Path, encoder: Encoder, *, batch_size: int, drop_missing: bool
+) -> tuple[int, list[tuple[str, str]]]:
+    """Rows embedded anew, and the images that could not be."""
+    from embeddings import reembed_archive
 
-    Raises:
-        Refused: It is no longer where it was.
-        EncoderMismatch: What is there now is another encoder.
-    """
-    spec = given or archive.encoder_spec
-    if spec is None:
-        raise Refused(f"The archive '{archive.path}' does not know where its encoder is: name it with --encoder.")
-    try:
-        encoder = load_encoder(spec)
-    except ValueError as error:
-        if given is not None:
-            raise
-        raise Refused(
-            f"The encoder of '{archive.path}' is no longer at {spec}: name it with --encoder ({error})"
-        ) from None
-    archive.check_encoder(encoder)
-    return encoder
+    report = reembed_archive(archive, encoder, batch_size=batch_size, drop_missing=drop_missing)
+    return report.rows, list(report.refused)

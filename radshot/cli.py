@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from . import __version__
 from .archives import backup_command, embed_command, forget_command, search_command, stats_command, verify_command
 from .demonstration import demo_command
 from .learning import evaluate_command, train_command
 from .sets import classify_command, register_command
 
-HELP = """Few-shot recognition for radiology: train an encoder, register a few labelled images, ask about the next one.
+HELP = """Few-shot recognition for radiology: train an encoder, register a few
+labelled images, ask about the next one.
 
-Exit codes: 0 done; 1 done, but some inputs were refused (each is named with a reason); 2 wrong usage; 3 refused,
-nothing changed. Research use, not a medical device.
+\b
+  radshot demo --out demo               see the whole path on synthetic images
+  radshot train train.csv --out enc     learn an encoder from a source domain
+  radshot register cases --encoder enc --label cyst a.dcm b.dcm c.dcm
+  radshot classify cases new.dcm        ask, and see which images spoke for it
+  radshot embed scans --encoder enc --archive archive
+  radshot search archive new.dcm        find what looks like it
+
+Answers go to standard output, notes and refused inputs to standard error.
+--json FILE, which every command takes, writes the answer for a program.
+
+\b
+Exit codes
+  0    done
+  1    done, but some inputs were refused; each is named with a reason
+  2    wrong usage
+  3    refused; nothing changed
+  130  stopped by Ctrl-C; what was committed before is kept
+
+Research use, not a medical device.
 """
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+# Plain help, which pipes and greps well; and no local variables, which may name patients, in a crash's traceback.
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+app.command("demo", short_help="Show the whole path on synthetic radiographs.")(demo_command)
 for name, function in (
-    ("demo", demo_command),
     ("train", train_command),
     ("evaluate", evaluate_command),
     ("embed", embed_command),
@@ -37,6 +65,8 @@ for name, function in (
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from . import __version__
+
         typer.echo(f"radshot {__version__}")
         raise typer.Exit
 
@@ -52,6 +82,9 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     app(prog_name="radshot")
 
 

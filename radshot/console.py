@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
-from rich.console import Console
-
-from embeddings import ArchiveError, EncoderError, ImageError, SourceError
-from episodes import EpisodeError, ManifestError
 
 #: Everything asked for was done.
 DONE = 0
@@ -25,15 +21,14 @@ SOME_REFUSED = 1
 WRONG_USAGE = 2
 #: Refused; nothing changed.
 REFUSED = 3
-
-#: Answers go here.
-out = Console(highlight=False, soft_wrap=True)
-#: Notes, refusals and progress go here, so that answers can be piped.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+#: Stopped by Ctrl-C: 128 and the signal's number, as shells have it.
+INTERRUPTED = 130
+#: What `--json` takes for "print it".
+PRINTED = "-"
 
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Also write the result as JSON to FILE ('-' prints it instead)."),
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON to FILE; '-' prints it, and nothing else."),
 ]
 
 P = ParamSpec("P")
@@ -47,54 +42,127 @@ class Refused(Exception):
     """The command cannot be carried out on what is there; exit code 3."""
 
 
+class Printer:
+    """Prints lines as they are, without wrapping, so that what is piped loses nothing; styled on a terminal only."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        self.stderr = stderr
+
+    def print(self, text: object = "", *, color: str | None = None, dim: bool = False) -> None:
+        """Print one line."""
+        typer.secho(str(text), err=self.stderr, fg=color, dim=dim or None)
+
+
+#: Answers go here: to standard output, unless that is kept for JSON.
+out = Printer(stderr=False)
+#: Notes, refusals and progress go here, so that answers can be piped.
+err = Printer(stderr=True)
+
+
 def command(function: Callable[P, int]) -> Callable[P, None]:
     """Turn a function that returns an exit code into a command whose errors are one sentence each."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        target = kwargs.get("json_file")
+        json_file = target if isinstance(target, Path) else None
+        out.stderr = str(json_file) == PRINTED
         try:
-            code = function(*args, **kwargs)
-        except (Usage, EncoderError, ManifestError) as error:
-            _fail(str(error), WRONG_USAGE if _is_usage(error) else REFUSED)
-        except (Refused, ArchiveError, EpisodeError, ImageError, SourceError) as error:
-            _fail(str(error), REFUSED)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}.", REFUSED)
-        except KeyboardInterrupt:
-            _fail("Stopped; what was committed before is kept.", REFUSED)
+            code = _checked(function, json_file, args, kwargs)
+        finally:
+            out.stderr = False
         raise typer.Exit(code)
 
     return run
 
 
-def _is_usage(error: Exception) -> bool:
-    """A wrong name or column is wrong usage; a file that is not there or is broken is a refusal."""
-    text = str(error)
-    return isinstance(error, Usage) or "has no column" in text or "There is no " in text or "is named by" in text
+def _checked(function: Callable[..., int], json_file: Path | None, args: Any, kwargs: Any) -> int:
+    try:
+        if json_file is not None and json_file.is_dir():
+            raise Usage(f"--json names a file to write, and '{json_file}' is a folder.")
+        return function(*args, **kwargs)
+    except KeyboardInterrupt:
+        _fail("Stopped; what was committed before is kept.", INTERRUPTED, json_file)
+    except BrokenPipeError:
+        raise  # the reader of the pipe has seen enough; typer ends quietly
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        sentence = str(error)
+        if isinstance(error, OSError):
+            sentence = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}."
+        _fail(sentence, code, json_file)
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
-    err.print(f"[bold red]radshot:[/] {escape(sentence)}")
+def _code_of(error: Exception) -> int | None:
+    """The exit code an error stands for; None for one that is a mistake in the program."""
+    from embeddings import ArchiveError, EncoderError, ImageError, SourceError, UnknownColumn, UnknownEncoder
+
+    if isinstance(error, Usage | UnknownColumn | UnknownEncoder):
+        return WRONG_USAGE
+    if isinstance(error, Refused | ArchiveError | EncoderError | ImageError | SourceError | OSError):
+        return REFUSED
+    from episodes import EpisodeError, FilterError, ManifestError
+    from episodes import UnknownColumn as UnknownManifestColumn
+    from fewshot import TrainingError
+
+    if isinstance(error, FilterError | UnknownManifestColumn):
+        return WRONG_USAGE
+    return REFUSED if isinstance(error, EpisodeError | ManifestError | TrainingError) else None
+
+
+def _fail(sentence: str, code: int, json_file: Path | None) -> NoReturn:
+    err.print(f"radshot: {sentence}", color=typer.colors.RED)
+    if json_file is not None and not json_file.is_dir():
+        try:
+            write_json(json_file, {"error": sentence, "exit_code": code})
+        except OSError as error:
+            err.print(f"radshot: {json_file}: {error.strerror}.", color=typer.colors.RED)
     raise typer.Exit(code)
-
-
-def escape(text: object) -> str:
-    """Text that Rich prints as it is, square brackets included."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(str(text))
 
 
 def note(text: str) -> None:
     """Say something beside the answer, on standard error."""
-    err.print(escape(text), style="dim")
+    err.print(text, dim=True)
+
+
+def one_line(text: object) -> str:
+    r"""Text for one cell of one line: line breaks, terminal controls and unprintable bytes appear as `\n`, `\x1b`."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in plain)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
+    """Print aligned columns, one line per row, nothing cut off; a column that may be long stands best at the end.
+
+    Args:
+        header: The columns' names.
+        rows: As many cells each.
+        numbers: The columns that are flush right.
+    """
+    cells = [[one_line(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [name in numbers for name in header]
+    for number, row in enumerate(cells):
+        line = "  ".join(
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, right, strict=True)
+        )
+        out.print(line.rstrip(), dim=number == 0)
 
 
 def list_refused(refused: Sequence[tuple[str, str]]) -> None:
     """Name each refused input with its reason, on standard error."""
     for source, reason in refused:
-        err.print(f"[yellow]refused[/] {escape(source)}: {escape(reason)}")
+        err.print(f"refused {one_line(source)}: {one_line(reason)}", color=typer.colors.YELLOW)
+
+
+def refused_json(refused: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Refused inputs as they stand in every command's JSON."""
+    return [{"image": source, "reason": reason} for source, reason in refused]
 
 
 def exit_code(done: int, refused: int) -> int:
@@ -109,7 +177,7 @@ def write_json(path: Path | None, result: Any) -> None:
     if path is None:
         return
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-    if str(path) == "-":
+    if str(path) == PRINTED:
         sys.stdout.write(text)
         return
     write_text(path, text)
@@ -120,7 +188,8 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # In JSON, what UTF-8 cannot hold (bytes of a file's name) turns into a valid escape.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         Path(temporary).replace(path)
     except BaseException:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import DONE, JsonOption, Refused, command, err, escape, out, write_json, write_text
+from .console import DONE, JsonOption, Refused, command, err, out, write_json, write_text
 
 #: The demo's machine-readable result and its page.
 RESULT, PAGE = "demo.json", "report.html"
@@ -33,7 +33,7 @@ def demo_command(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"The demo needs a new or empty folder, and '{folder}' is not: remove it or give another --out.")
     began = time.monotonic()
-    result = run_demo(folder, seed=seed, say=lambda line: err.print(escape(line)), progress=True)
+    result = run_demo(folder, seed=seed, say=lambda line: err.print(line), progress=True)
     summary = result.summary
     write_text(folder / PAGE, render(result))
     summary["seconds"] = round(time.monotonic() - began, 1)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import ImageError, load_encoder
+from embeddings import EncoderError, ImageError, load_encoder
 from episodes import Manifest
 
 from .console import Refused, Usage, note
 
 if TYPE_CHECKING:
-    from embeddings import Encoder
+    from embeddings import Archive, Encoder
 
 #: Columns taken for the patient where `--group` does not name one.
 PATIENT_COLUMNS = ("patient", "patient_id", "split_group")
@@ -28,6 +28,10 @@ JOINT = "+"
 DECODERS = 4
 #: Stands between the parts of a joint label.
 JOINT_TEXT = " / "
+#: Files that are read as a table of images.
+TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+#: What may stand before a path in an encoder's spec.
+SPEC_PREFIXES = ("hf:", "vectors:")
 
 
 @dataclass(frozen=True)
@@ -101,36 +105,80 @@ def read_manifest(
         note(
             f"{path.name}: patients from column '{column}'."
             if column
-            else f"{path.name}: no patient column was named; every image counts as a patient of its own."
+            else f"{path.name}: no patient column was found, so every image counts as a patient of its own; "
+            "name the column with --group."
         )
     elif group == "none":
         column = None
-    table, name = bare.table, label
+    table = bare.table
     if label is not None and label not in table.columns and JOINT in label:
-        parts = label.split(JOINT)
-        missing = [part for part in parts if part not in table.columns]
-        if missing:
-            Manifest(table, bare.folder, label=missing[0], image=image, source=path.name)  # raises, naming the column
         table = table.copy()
-        table[label] = table[parts].astype(str).agg(JOINT_TEXT.join, axis=1)
-        name = label
-    return Manifest(table, bare.folder, label=name, group=column, image=image, source=path.name)
+        table[label] = _joint(bare, label.split(JOINT))
+    return Manifest(table, bare.folder, label=label, group=column, image=image, source=path.name)
+
+
+def _joint(manifest: Manifest, columns: Sequence[str]) -> list[str]:
+    """One label made of several columns; empty, and so refused by row, where one of its parts is."""
+    parts = []
+    for column in columns:
+        single = Manifest(  # says which column is missing
+            manifest.table,
+            manifest.folder,
+            label=column,
+            image=manifest.image_column,
+            source=manifest.source,
+            allow_unlabelled=True,
+        )
+        if single.multilabel:
+            raise Usage(
+                f"Column {column!r} of {manifest.source} holds several labels of an image, which cannot be joined."
+            )
+        parts.append(["" if label is None else label for label in single.labels])
+    return [JOINT_TEXT.join(row) if all(row) else "" for row in zip(*parts, strict=True)]
 
 
 def _is_filled(manifest: Manifest, column: str) -> bool:
     return column in manifest.table.columns and bool((manifest.table[column].astype(str).str.strip() != "").all())
 
 
-def open_encoder(spec: str) -> Encoder:
-    """An encoder by its spec; a folder's checkpoint, `hf:...`, `pixels-32`, `hog-64` or `untrained:...`."""
-    encoder: Encoder = load_encoder(spec)
-    return encoder
+def is_table(path: Path) -> bool:
+    """Whether a source is a table of images rather than an image or a folder."""
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 def lasting_spec(spec: str) -> str:
     """A spec that still means the same in another working folder: a path becomes absolute."""
-    path = Path(spec)
-    return str(path.absolute()) if path.exists() else spec
+    prefix = next((prefix for prefix in SPEC_PREFIXES if spec.startswith(prefix)), "")
+    path = Path(spec.removeprefix(prefix))
+    return f"{prefix}{path.absolute()}" if path.exists() and path != Path() else spec
+
+
+def open_encoder(spec: str) -> Encoder:
+    """An encoder by its spec; a folder's checkpoint, `hf:...`, `pixels-32`, `hog-64` or `untrained:...`."""
+    encoder: Encoder = load_encoder(lasting_spec(spec))
+    return encoder
+
+
+def encoder_of(archive: Archive, given: str | None) -> Encoder:
+    """The encoder an archive was made with, from where it was then or from where the user says it is now.
+
+    Raises:
+        Refused: It is no longer where it was.
+        EncoderMismatch: What is there now is another encoder.
+    """
+    spec = given or archive.encoder_spec
+    if spec is None:
+        raise Refused(f"'{archive.path}' does not know where its encoder is: name it with --encoder.")
+    try:
+        encoder = open_encoder(spec)
+    except EncoderError as error:
+        if given is not None:
+            raise
+        raise Refused(
+            f"The encoder of '{archive.path}' cannot be loaded from {spec}: name it with --encoder ({error})"
+        ) from None
+    archive.check_encoder(encoder)
+    return encoder
 
 
 def encode_readable(
@@ -145,11 +193,8 @@ def encode_readable(
 
     Returns:
         float32 (m, d), the positions of these m images, and (image, reason) of the others.
-
-    Raises:
-        Refused: None of them can be read.
     """
-    parts: list[NDArray[np.float32]] = []
+    parts: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), dtype=np.float32)]
     kept: list[int] = []
     refused: list[tuple[str, str]] = []
     with ThreadPoolExecutor(DECODERS) as pool:
@@ -164,9 +209,6 @@ def encode_readable(
                 kept.append(start + offset)
             if loaded:
                 parts.append(encoder.encode_loaded(loaded))
-    if not parts:
-        first = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
-        raise Refused(f"None of the {len(images):,} images could be read{first}.")
     return np.concatenate(parts), kept, refused
 
 

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from episodes import EpisodeSampler, Report, compare, evaluate
+from .archives import ENCODER_HELP
+from .console import (
+    JsonOption,
+    Refused,
+    Usage,
+    command,
+    exit_code,
+    list_refused,
+    note,
+    out,
+    print_table,
+    refused_json,
+    write_json,
+    write_text,
+)
 
-from .console import DONE, JsonOption, Usage, command, err, exit_code, list_refused, note, out, write_json, write_text
-from .inputs import Labelled, encode_readable, open_encoder, read_manifests
+if TYPE_CHECKING:
+    from embeddings import Encoder
+    from episodes import PairedDifference, Report
+    from fewshot import Training
+
+    from .inputs import Labelled
 
 #: Encoders that are measured beside the one asked for: what no training at all would give.
 BASELINES = ("pixels-32", "hog-64")
+#: The head the baselines are measured with.
+BASELINE_HEAD = "prototypes"
 
 Manifests = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="MANIFEST ...", help="CSV or Parquet tables with a column of image paths.", show_default=False
-    ),
+    typer.Argument(metavar="MANIFEST", help="CSV or Parquet tables with a column of image paths.", show_default=False),
 ]
 Label = Annotated[
     list[str],
     typer.Option(
-        help="Label column; several labels of an image are joined by '|'. 'a+b' makes one label of two columns. "
-        "With several manifests, give it once or once for each."
+        metavar="COLUMN",
+        help="Label column. In a cell, '|' stands between several labels; 'a+b' joins two columns into one label. "
+        "With several manifests, give it once, or once for each.",
     ),
 ]
 Group = Annotated[
     str | None,
-    typer.Option(help="Patient column. By default the first of patient, patient_id, split_group; 'none' for none."),
+    typer.Option(
+        metavar="COLUMN",
+        help="Patient column; by default the first of patient, patient_id, split_group; 'none' for none.",
+    ),
 ]
-Where = Annotated[
-    str | None, typer.Option(metavar="EXPR", help="""Use only rows that meet a condition, e.g. "split = 'train'".""")
-]
-Image = Annotated[str, typer.Option(help="Column of image paths, relative to the manifest.")]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Use only rows that meet a condition.")]
+Image = Annotated[str, typer.Option(metavar="COLUMN", help="Column of image paths, relative to the manifest.")]
 
 
 @command
@@ -48,34 +69,47 @@ def train_command(
     group: Group = None,
     where: Where = None,
     image: Image = "image",
-    method: Annotated[str, typer.Option(help="How to train: prototypical.")] = "prototypical",
-    backbone: Annotated[str, typer.Option(help="conv4, resnet18, resnet50 or densenet121.")] = "conv4",
-    image_size: Annotated[int, typer.Option(help="Side in pixels to which images are brought.")] = 64,
-    n_way: Annotated[int | None, typer.Option(help="Classes per episode; by default all, up to 20.")] = None,
-    k_shot: Annotated[int, typer.Option(help="Support patients per class.")] = 5,
-    n_query: Annotated[int, typer.Option(help="Query images per class, at most.")] = 5,
-    episodes: Annotated[int, typer.Option(help="Training episodes in all.")] = 1000,
-    episodes_per_step: Annotated[int, typer.Option(help="Episodes averaged before the weights move.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle rate.")] = 2e-3,
-    validation: Annotated[str, typer.Option(help="What is held out: auto, classes, patients or none.")] = "auto",
-    patience: Annotated[int, typer.Option(help="Validations without a new best before stopping; 0 never.")] = 0,
+    method: Annotated[str, typer.Option(metavar="NAME", help="How to train: prototypical.")] = "prototypical",
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="conv4, resnet18, resnet50 or densenet121.")] = "conv4",
+    image_size: Annotated[int, typer.Option(metavar="N", help="Side in pixels to which images are brought.")] = 64,
+    n_way: Annotated[
+        int | None, typer.Option(metavar="N", help="Classes per episode; by default all, up to 20.")
+    ] = None,
+    k_shot: Annotated[int, typer.Option(metavar="N", help="Support patients per class.")] = 5,
+    n_query: Annotated[int, typer.Option(metavar="N", help="Query images per class, at most.")] = 5,
+    episodes: Annotated[int, typer.Option(metavar="N", help="Training episodes in all.")] = 1000,
+    episodes_per_step: Annotated[int, typer.Option(metavar="N", help="Episodes averaged before the weights move.")] = 1,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="Peak of the one-cycle rate.")] = 2e-3,
+    validation: Annotated[
+        str, typer.Option(metavar="KIND", help="What is held out: auto, classes, patients or none.")
+    ] = "auto",
+    patience: Annotated[
+        int, typer.Option(metavar="N", help="Validations without a new best before stopping; 0 never stops.")
+    ] = 0,
     flip: Annotated[
-        float, typer.Option(help="Probability of a left-right flip; only for classes that have no side.")
+        float, typer.Option(metavar="P", help="Probability of a left-right flip; only for classes without a side.")
     ] = 0.0,
-    init: Annotated[str | None, typer.Option(metavar="ENCODER", help="A trained encoder to start from.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    init: Annotated[str | None, typer.Option(metavar="ENC", help="A trained encoder to start from.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of everything random.")] = 0,
     json_file: JsonOption = None,
 ) -> int:
     """Train an encoder on episodes of a source domain.
 
-    Whole classes (or, with few classes, patients) are held out, the best weights are chosen on episodes of them, and
-    the encoder is written with its preprocessing, its fingerprint and the record of its training.
+    Whole classes (or, with few classes, patients) are held out, the best
+    weights are chosen on episodes of them, and the encoder is written with its
+    preprocessing, its fingerprint and the record of its training.
+
+    \b
+    Examples
+      radshot train train.csv --label finding --group patient --out enc
+      radshot train a.csv b.csv --label finding --label region+modality \\
+          --where "split = 'train'" --episodes 4000 --out enc
     """
-    from fewshot import TrainingConfig, TrainingError, train
-    from fewshot.augmentation import Augmentation
+    from fewshot import Augmentation, TrainingConfig, TrainingError
+
+    from .inputs import read_manifests
 
     began = time.monotonic()
-    source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
     try:
         config = TrainingConfig(
             method=method,
@@ -93,60 +127,96 @@ def train_command(
             seed=seed,
         )
     except TrainingError as error:
-        raise Usage(str(error)) from None
+        raise Usage(_option_names(str(error))) from None
+    except ValueError as error:
+        raise Usage(f"--flip: {error}") from None
+    if out_folder.exists() and not out_folder.is_dir():
+        raise Refused(f"An encoder is a folder, and '{out_folder}' is a file: give another --out.")
+    source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
+
+    from embeddings import build_backbone
+    from fewshot import train
+
+    if init is None:
+        build_backbone(backbone)  # a mistyped name is found before the images are read
     training = train(
-        source.images, source.labels, groups=source.groups, config=config, out=out_folder, init=init, progress=True
+        source.images,
+        source.labels,
+        groups=source.groups,
+        config=config,
+        out=out_folder,
+        init=init,
+        progress=sys.stderr.isatty(),
     )
     list_refused(training.refused)
-    summary = training.summary
-    accuracy = "none" if training.best_accuracy is None else f"{training.best_accuracy:.3f}"
-    out.print(
-        f"{summary['method']} {summary['config']['backbone']}: {summary['images']:,} images of "
-        f"{len(summary['classes'])} classes, best after {training.best_episode:,} episodes, "
-        f"accuracy on held-out {summary['validation']['kind']} {accuracy}"
-        f" ({summary['validation']['n_way']}-way {k_shot}-shot)"
-        if training.best_accuracy is not None
-        else f"{summary['images']:,} images of {len(summary['classes'])} classes, nothing held out"
-    )
+    _print_training(training, k_shot)
     out.print(f"encoder {training.encoder.fingerprint[:12]} written to {out_folder}")
     result = {
-        **summary,
+        **training.summary,
         "encoder": str(out_folder),
         "fingerprint": training.encoder.fingerprint,
         "history": list(training.history),
-        "refused": [{"image": name, "reason": reason} for name, reason in training.refused],
+        "refused": refused_json(training.refused),
         "seconds": round(time.monotonic() - began, 1),
     }
     write_json(json_file, result)
     return exit_code(1, len(training.refused))
 
 
+def _option_names(sentence: str) -> str:
+    """An option of the library as the command line spells it: `n_way` is `--n-way`."""
+    name, space, rest = sentence.partition(" ")
+    return f"--{name.replace('_', '-')}{space}{rest}" if name.islower() else sentence
+
+
+def _print_training(training: Training, k_shot: int) -> None:
+    summary = training.summary
+    done = f"{summary['images']:,} images of {len(summary['classes'])} classes"
+    held_out = summary["validation"]
+    if training.best_accuracy is None:
+        out.print(f"{training.encoder.name}: {done}, nothing held out")
+        return
+    out.print(
+        f"{training.encoder.name}: {done}, best after {training.best_episode:,} episodes: accuracy on held-out "
+        f"{held_out['kind']} {training.best_accuracy:.3f} ({held_out['n_way']}-way {k_shot}-shot)"
+    )
+
+
 @command
 def evaluate_command(
     manifests: Manifests,
-    encoder: Annotated[
-        str, typer.Option(metavar="ENC", help="Folder of a trained encoder, hf:..., pixels-32, hog-64.")
-    ],
+    encoder: Annotated[str, typer.Option(metavar="ENC", help=ENCODER_HELP)],
     label: Label = ["label"],  # noqa: B006 - typer reads the default
     group: Group = None,
     where: Where = None,
     image: Image = "image",
-    head: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Heads to compare; by default all.")] = None,
-    n_way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
-    k_shot: Annotated[int, typer.Option(help="Support patients per class.")] = 5,
-    n_query: Annotated[int, typer.Option(help="Query images per class, at most.")] = 15,
-    episodes: Annotated[int, typer.Option(help="Number of episodes.")] = 600,
-    seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
+    head: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A head to measure; repeat it. By default all.")
+    ] = None,
+    n_way: Annotated[int, typer.Option(metavar="N", min=2, help="Classes per episode.")] = 5,
+    k_shot: Annotated[int, typer.Option(metavar="N", min=1, help="Support patients per class.")] = 5,
+    n_query: Annotated[int, typer.Option(metavar="N", min=1, help="Query images per class, at most.")] = 15,
+    episodes: Annotated[int, typer.Option(metavar="N", min=1, help="Number of episodes.")] = 600,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the episodes.")] = 0,
     baselines: Annotated[bool, typer.Option(help="Also measure raw pixels and HOG on the same episodes.")] = True,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as Markdown.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Measure an encoder and its heads on few-shot episodes no patient of which is on both sides.
+    """Measure an encoder and its heads on few-shot episodes.
 
-    Every head, and raw pixels and HOG beside them, answers the same episodes; differences to the first row come with
-    an interval over patients.
+    No patient is on both sides of an episode. Every head, and raw pixels and
+    HOG beside them, answers the same episodes; differences to the first row
+    come with an interval over patients.
+
+    \b
+    Example
+      radshot evaluate test.csv --encoder enc --label finding --n-way 3 \\
+          --k-shot 5 --markdown report.md
     """
+    from episodes import EpisodeSampler, compare
     from fewshot import HEADS, make_head
+
+    from .inputs import encode_readable, open_encoder, read_manifests
 
     names = head or list(HEADS)
     for name in names:
@@ -159,94 +229,82 @@ def evaluate_command(
     EpisodeSampler(source.labels, n_way, k_shot, n_query, groups=source.groups, n_episodes=1)  # fail before the work
     vectors, kept, refused = encode_readable(chosen, source.images)
     list_refused(refused)
-    sampler = EpisodeSampler(
-        [source.labels[i] for i in kept],
-        n_way,
-        k_shot,
-        n_query,
-        groups=None if source.groups is None else [source.groups[i] for i in kept],
-        n_episodes=episodes,
-        seed=seed,
-    )
+    if not kept:
+        raise Refused(f"None of the {len(source.images):,} images could be read.")
     labels = [source.labels[i] for i in kept]
-    provenance = {
-        "encoder": chosen.name,
-        "encoder_fingerprint": chosen.fingerprint,
-        "manifests": [manifest.data_hash for manifest in source.manifests],
-        "where": where,
-    }
-    reports = [
-        evaluate(
-            make_head(name, center=chosen.source_mean),
-            vectors,
-            labels,
-            sampler,
-            name=f"{chosen.name}, {name}",
-            provenance=provenance,
-        )
-        for name in names
-    ]
-    if baselines:
-        for spec in BASELINES:
-            if spec == encoder:
-                continue
-            plain = open_encoder(spec)
-            note(f"measuring {spec} beside it")
-            rows = plain.encode([source.images[i] for i in kept])
-            floor = {**provenance, "encoder": plain.name, "encoder_fingerprint": plain.fingerprint}
-            reports.append(
-                evaluate(make_head("prototypes"), rows, labels, sampler, name=f"{spec}, prototypes", provenance=floor)
-            )
-    _print_table(reports, source)
+    groups = None if source.groups is None else [source.groups[i] for i in kept]
+    sampler = EpisodeSampler(labels, n_way, k_shot, n_query, groups=groups, n_episodes=episodes, seed=seed)
+    reports = [_measure(chosen, name, vectors, labels, sampler, source, where) for name in names]
+    for spec in BASELINES if baselines else ():
+        plain = open_encoder(spec)
+        if plain.fingerprint == chosen.fingerprint:
+            continue
+        note(f"measuring {spec} beside it")
+        rows, readable, _ = encode_readable(plain, [source.images[i] for i in kept])
+        if len(readable) < len(kept):
+            note(f"{spec} is left out: it needs the images themselves, and some of them cannot be read.")
+            continue
+        reports.append(_measure(plain, BASELINE_HEAD, rows, labels, sampler, source, where))
     differences = [compare(reports[0], other) for other in reports[1:]]
+    _print_reports(reports, differences)
     result = {
         "reports": [report.to_dict() for report in reports],
         "differences": [
             {
                 "first": reports[0].name,
                 "second": other.name,
-                "difference": d.difference,
-                "interval": [d.low, d.high],
-                "p_value": d.p_value,
+                "difference": paired.difference,
+                "interval": [paired.low, paired.high],
+                "p_value": paired.p_value,
             }
-            for other, d in zip(reports[1:], differences, strict=True)
+            for other, paired in zip(reports[1:], differences, strict=True)
         ],
-        "refused": [{"image": name, "reason": reason} for name, reason in refused],
+        "refused": refused_json(refused),
     }
     write_json(json_file, result)
     if markdown is not None:
         write_text(markdown, "\n\n".join(report.to_markdown() for report in reports) + "\n")
-    return exit_code(1, len(refused)) if refused else DONE
+    return exit_code(len(kept), len(refused))
 
 
-def _print_table(reports: list[Report], source: Labelled) -> None:
+def _measure(
+    encoder: Encoder, head: str, vectors: Any, labels: list[Any], sampler: Any, source: Labelled, where: str | None
+) -> Report:
+    """One head on one encoder's vectors, with what the figure was computed from."""
+    from episodes import evaluate
+    from fewshot import make_head
+
+    return evaluate(
+        make_head(head, center=encoder.source_mean),
+        vectors,
+        labels,
+        sampler,
+        name=f"{encoder.name}, {head}",
+        provenance={
+            "encoder": encoder.name,
+            "encoder_fingerprint": encoder.fingerprint,
+            "manifests": [manifest.data_hash for manifest in source.manifests],
+            "where": where,
+        },
+    )
+
+
+def _print_reports(reports: Sequence[Report], differences: Sequence[PairedDifference]) -> None:
     first = reports[0]
     unit = "patients" if first.patients_known else "images"
-    table = Table(
-        title=f"{first.n_way}-way {first.k_shot}-shot, {first.episodes:,} episodes, {first.patients:,} {unit}",
-        title_justify="left",
-    )
-    for column in ("", "accuracy", f"95 % over {unit}", "± over episodes", "first row minus this"):
-        table.add_column(column, justify="left" if not column else "right")
-    for report in reports:
-        difference = ""
-        if report is not first:
-            paired = compare(first, report)
-            difference = f"{paired.difference:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]"
-        half = "" if report.episode_interval is None else f"{report.episode_interval:.3f}"
-        table.add_row(
-            report.name,
+    out.print(f"{first.n_way}-way {first.k_shot}-shot, {first.episodes:,} episodes, {first.patients:,} query {unit}")
+    beside = [""] + [f"{paired.difference:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]" for paired in differences]
+    rows = [
+        (
             f"{report.accuracy:.3f}",
-            f"{report.interval[0]:.3f} to {report.interval[1]:.3f}",
-            half,
+            f"[{report.interval[0]:.3f}, {report.interval[1]:.3f}]",
+            "" if report.episode_interval is None else f"{report.episode_interval:.3f}",
             difference,
+            report.name,
         )
-    out.print(table)
+        for report, difference in zip(reports, beside, strict=True)
+    ]
+    header = ("accuracy", f"95% over {unit}", "± episodes", "first minus this", "encoder, head")
+    print_table(header, rows, numbers=header[:4])
     for warning in first.warnings:
-        err.print(f"[yellow]note[/] {warning}")
-
-
-def shown(result: dict[str, Any]) -> str:
-    """A flat dictionary as aligned lines."""
-    width = max(len(key) for key in result)
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in result.items())
+        note(warning)

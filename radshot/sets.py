@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from embeddings import Archive, load_encoder
-from episodes import Decision
+from .archives import ENCODER_HELP
+from .console import (
+    JsonOption,
+    Refused,
+    Usage,
+    command,
+    exit_code,
+    list_refused,
+    note,
+    one_line,
+    out,
+    print_table,
+    refused_json,
+    write_json,
+)
 
-from .archives import encoder_of
-from .console import JsonOption, Refused, Usage, command, exit_code, list_refused, out, write_json
-from .inputs import encode_readable, lasting_spec, read_manifest
+if TYPE_CHECKING:
+    from embeddings import Encoder
+    from episodes import Decision, Manifest
 
 SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison set's folder.", show_default=False)]
 
@@ -22,7 +36,7 @@ SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison s
 def register_command(
     folder: SetFolder,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE ...", help="Support images.", show_default=False)
+        list[Path] | None, typer.Argument(metavar="IMAGE", help="Support images.", show_default=False)
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="NAME", help="The class of all the images.")] = None,
     patient: Annotated[
@@ -30,88 +44,171 @@ def register_command(
     ] = None,
     manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="A table of support images instead.")] = None,
     label_column: Annotated[str, typer.Option(metavar="COLUMN", help="The table's label column.")] = "label",
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="The table's patient column.")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The table's patient column; 'none' for none.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Use only rows of the table that meet this.")
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(metavar="ENC", help="Needed for a new set; remembered after that.")
+        str | None, typer.Option(metavar="ENC", help=f"Needed for a new set, remembered after that. {ENCODER_HELP}")
     ] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Add labelled support images to a comparison set; a new label makes a new class. Nothing is trained.
+    """Add labelled support images to a comparison set.
 
-    Images that cannot be taken are listed with a reason and the others are stored, in one step.
+    A new label makes a new class; nothing is trained. Images that cannot be
+    taken are listed with a reason and the others are stored, in one step.
+    A DICOM file brings its own patient; --patient says it for others.
+
+    \b
+    Examples
+      radshot register cases --encoder enc --label cyst a.png b.png \\
+          --patient p1 --patient p2
+      radshot register cases --manifest support.csv --label-column finding
     """
+    from fewshot import ComparisonSet
 
     if (manifest is None) == (not images):
         raise Usage("Give IMAGE ... with --label, or --manifest, one of the two.")
-    if images and label is None:
+    if images and not (label or "").strip():
         raise Usage("Say with --label which class the images belong to.")
     if images and patient and len(patient) != len(images):
         raise Usage(f"--patient repeats once per image, in order: {len(images)} images, {len(patient)} patients.")
-    table = None if manifest is None else read_manifest(manifest, label=label_column, group=group, where=where)
-    with open_set(folder, encoder) as cases:
+    if where is not None and manifest is None:
+        raise Usage("--where filters the rows of a table: name one with --manifest.")
+    table = None if manifest is None else _read_support(manifest, label_column, group, where)
+    chosen = _encoder_for(folder, encoder)
+    paths = list(images or []) if table is None else list(table.images)
+    refused_all = _none_readable(folder, chosen, paths)
+    if refused_all:
+        list_refused(refused_all)
+        raise Refused(f"None of the {len(paths):,} images could be registered, and no set was made.")
+    with ComparisonSet.open(folder, encoder=chosen) as cases:
+        before = set(cases.classes)
         if table is not None:
             done = cases.register_manifest(table, on_error="report")
         else:
-            done = cases.register(str(label), list(images or []), patients=patient, on_error="report")
+            done = cases.register(str(label), paths, patients=patient, on_error="report")
         shots = cases.shots
     list_refused(done.refused)
+    _note_new_classes(before, set(shots))
     out.print(
         f"{folder}: {len(done.registered):,} registered, {len(done.duplicates):,} already there, "
         f"{len(done.refused):,} refused"
     )
-    for name, count in shots.items():
-        out.print(f"  {count:>4} shot(s)  {name}", markup=False)
+    print_table(("patients", "class"), [(count, name) for name, count in shots.items()], numbers=("patients",))
     result = {
         "registered": list(done.registered),
         "duplicates": list(done.duplicates),
-        "refused": [{"image": name, "reason": reason} for name, reason in done.refused],
+        "refused": refused_json(done.refused),
         "shots": shots,
     }
     write_json(json_file, result)
     return exit_code(len(done.registered) + len(done.duplicates), len(done.refused))
 
 
+def _read_support(path: Path, label: str, group: str | None, where: str | None) -> Manifest:
+    from .inputs import read_manifest
+
+    table = read_manifest(path, label=label, group=group, where=where)
+    if table.multilabel:
+        raise Refused(f"A support image has one class, and some rows of {path.name} have several in {label!r}.")
+    return table
+
+
+def _encoder_for(folder: Path, given: str | None) -> Encoder:
+    """The encoder to register with: an old set remembers its own, a new one needs to be told."""
+    from embeddings import Archive
+
+    from .inputs import encoder_of, open_encoder
+
+    if given is not None:
+        return open_encoder(given)
+    if not folder.exists():
+        raise Refused(f"There is no comparison set at '{folder}'; name an encoder with --encoder to make one.")
+    with Archive.open(folder) as archive:
+        return encoder_of(archive, None)
+
+
+def _none_readable(folder: Path, encoder: Encoder, images: Sequence[Path]) -> list[tuple[str, str]]:
+    """Every image with its reason if a new set would stay empty; it is then not made."""
+    from embeddings import ImageError
+
+    if folder.exists():
+        return []
+    refused = []
+    for image in images:
+        try:
+            encoder.load(image)
+        except ImageError as error:
+            refused.append((error.source, error.reason))
+        else:
+            return []
+    return refused
+
+
+def _note_new_classes(before: set[str], after: set[str]) -> None:
+    """A new class in a set that has others may be a slip of the keyboard."""
+    for name in sorted(after - before) if before else ():
+        close = difflib.get_close_matches(name, before, n=1, cutoff=0.75)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        note(f"{one_line(name)!r} is a new class.{hint}")
+
+
 @command
 def classify_command(
     folder: SetFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Images to ask about.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to ask about.", show_default=False)],
     head: Annotated[
-        str, typer.Option(metavar="NAME", help="How to decide: prototypes, nearest, neighbors, ...")
+        str,
+        typer.Option(metavar="NAME", help="How to decide: prototypes, prototypes-euclidean, nearest or neighbors."),
     ] = "prototypes",
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The set's encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Ask a comparison set about images: the label, how clear it is, and the support images that spoke for it.
+    """Ask a comparison set about images.
 
-    The score is a similarity, not a probability; a probability is given only by a calibrated deployment.
+    The answer is a label, how clear it is (its margin over the runner-up), and
+    the support images that spoke for it. The score is a similarity and no
+    probability; a probability takes a calibrated deployment.
+
+    \b
+    Examples
+      radshot classify cases new.dcm
+      radshot classify cases *.png --head nearest --json answers.json
     """
+    from embeddings import image_identity
     from fewshot import ComparisonSet, make_head
+
+    from .inputs import encode_readable, encoder_of
 
     try:
         make_head(head)
     except ValueError as error:
         raise Usage(str(error)) from None
-    with Archive.open(folder) as archive:
-        cases = ComparisonSet.open(folder)
+    with ComparisonSet.open(folder) as cases:
         snapshot = cases.snapshot
-        cases.close()
         if not len(snapshot):
             raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
-        chosen = encoder_of(archive, encoder)
+        chosen = encoder_of(cases.archive, encoder)
     vectors, kept, refused = encode_readable(chosen, images)
     labels = [str(row["label"]) for row in snapshot.metadata]
     patients = [row.get("patient") for row in snapshot.metadata]
     classifier = make_head(head, center=chosen.source_mean)
     classifier.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
-    decisions = dict(zip(kept, classifier.decide(vectors), strict=True))
-    reasons = dict(refused)
-    _print_decisions(images, decisions)
+    decisions = dict(zip(kept, classifier.decide(vectors), strict=True)) if kept else {}
+    by_content = dict(zip(snapshot.hashes, snapshot.ids, strict=True))
+    registered = {i: by_content.get(image_identity(images[i]).sha256) for i in kept}
+    if decisions:
+        _print_decisions(images, decisions)
     list_refused(refused)
+    for i, own in registered.items():
+        if own is not None:
+            note(f"{one_line(images[i])} is itself registered (id {one_line(own)}): this answer is no evidence.")
+    reasons = dict(refused)
     answers = [
-        answer(image, decisions[i])
+        answer(image, decisions[i], registered=registered[i] is not None)
         if i in decisions
         else {"image": str(image), "label": None, "error": reasons[str(image)]}
         for i, image in enumerate(images)
@@ -120,20 +217,7 @@ def classify_command(
     return exit_code(len(decisions), len(refused))
 
 
-def open_set(folder: Path, encoder: str | None) -> Any:
-    """Open a comparison set for registration; a new one needs an encoder, an old one remembers its own."""
-    from fewshot import ComparisonSet
-
-    if encoder is not None:
-        return ComparisonSet.open(folder, encoder=load_encoder(lasting_spec(encoder)))
-    if not folder.exists():
-        raise Refused(f"There is no comparison set at '{folder}'; name an encoder with --encoder to make one.")
-    with Archive.open(folder) as archive:
-        chosen = encoder_of(archive, None)
-    return ComparisonSet.open(folder, encoder=chosen)
-
-
-def answer(image: Path, decision: Decision) -> dict[str, Any]:
+def answer(image: Path, decision: Decision, *, registered: bool) -> dict[str, Any]:
     """One decision as plain values."""
 
     def neighbours(found: Any) -> list[dict[str, Any]]:
@@ -145,23 +229,27 @@ def answer(image: Path, decision: Decision) -> dict[str, Any]:
         "score": decision.score,
         "probability": decision.probability,
         "margin": decision.margin,
-        "reason": decision.reason,
         "evidence": neighbours(decision.evidence),
         "runner_up": decision.runner_up,
         "counter_evidence": neighbours(decision.counter_evidence),
+        "reason": decision.reason,
+        "registered": registered,
     }
 
 
-def _print_decisions(images: list[Path], decisions: dict[int, Decision]) -> None:
-    table = Table("image", "label", "score", "margin", "nearest support", "runner-up")
+def _print_decisions(images: Sequence[Path], decisions: dict[int, Decision]) -> None:
+    rows = []
     for i, decision in decisions.items():
         nearest = decision.evidence[0] if decision.evidence else None
-        table.add_row(
-            str(images[i]),
-            "none of these" if decision.label is None else str(decision.label),
-            "" if decision.score is None else f"{decision.score:.3f}",
-            "" if decision.margin is None else f"{decision.margin:.3f}",
-            "" if nearest is None else f"{nearest.id} ({nearest.similarity:.3f})",
-            "" if decision.runner_up is None else str(decision.runner_up),
+        rows.append(
+            (
+                "none of these" if decision.label is None else decision.label,
+                "" if decision.score is None else f"{decision.score:.3f}",
+                "" if decision.margin is None else f"{decision.margin:.3f}",
+                "" if decision.runner_up is None else decision.runner_up,
+                images[i],
+                "" if nearest is None else f"{nearest.id} ({nearest.similarity:.3f})",
+            )
         )
-    out.print(table)
+    header = ("label", "score", "margin", "runner-up", "image", "nearest support")
+    print_table(header, rows, numbers=("score", "margin"))

@@ -56,6 +56,20 @@ def test_ties_go_by_id_even_when_all_rows_are_equal(tmp_path: Path) -> None:
     assert answer.ids == [sorted(ids)[:7]] * 30
 
 
+@pytest.mark.parametrize("copies", [2, 3, 200])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_ties_go_by_id_within_the_answer(tmp_path: Path, metric: str, copies: int) -> None:
+    rng = np.random.default_rng(copies)
+    vectors = np.repeat(rng.normal(size=(600 // copies, 8)).astype(np.float32), copies, axis=0)
+    ids = [f"{number:03d}" for number in rng.permutation(600)]
+    queries = rng.normal(size=(5, 8)).astype(np.float32)
+    answer = Index(make(tmp_path / "a", ids, vectors), metric=metric).search(queries, 250 if copies == 200 else 9)
+    for query, found in zip(queries, answer.ids, strict=True):
+        rank = {identity: -slow_similarity(query, row, metric) for identity, row in zip(ids, vectors, strict=True)}
+        truth = sorted(ids, key=lambda identity: (rank[identity], identity))
+        assert found == truth[: len(found)]
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_near_ties_below_the_precision_of_float32_are_still_exact(tmp_path: Path, metric: str) -> None:
     rng = np.random.default_rng(2)

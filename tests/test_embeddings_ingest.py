@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,19 @@ def test_a_file_that_becomes_a_copy_of_another_gives_up_its_row(tmp_path: Path) 
         assert archive.verify().ok
 
 
+def test_two_files_that_swap_their_contents_are_right_after_two_runs(tmp_path: Path) -> None:
+    one, two = draw(tmp_path / "s" / "a", 1), draw(tmp_path / "s" / "b", 2)
+    embed_archive(tmp_path / "s", FakeEncoder(), tmp_path / "x")
+    draw(one, 2)
+    draw(two, 1)
+    for _ in range(2):
+        assert adds_up(embed_archive(tmp_path / "s", FakeEncoder(), tmp_path / "x"))
+    with Archive.open(tmp_path / "x") as archive:
+        np.testing.assert_array_equal(archive.vectors, FakeEncoder().encode([one, two]))
+        assert archive.verify().ok
+    assert embed_archive(tmp_path / "s", FakeEncoder(), tmp_path / "x").unchanged == 2
+
+
 def test_bad_files_are_refused_by_name_and_the_good_ones_are_done(scans: Path, tmp_path: Path) -> None:
     bad = scans / "patient 0"
     (bad / "empty").touch()
@@ -208,12 +224,16 @@ def test_one_id_with_two_contents_is_refused_and_the_first_kept(tmp_path: Path) 
         assert [item.stage for item in archive.quarantine()] == ["store"]
 
 
-def write_dicom(path: Path, uid: str, seed: int, patient: str = "P-1") -> Path:
+def write_dicom(path: Path, uid: str, seed: int, patient: str = "P-1", *, deflated: bool = False) -> Path:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import (
+        ComputedRadiographyImageStorage,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+    )
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = uid
     data = Dataset()
@@ -245,6 +265,17 @@ def test_dicom_rows_are_known_by_their_uid_whatever_the_file_is_called(tmp_path:
         assert "Canary" not in str(archive.metadata)
         assert archive.remove(patient="P-1") == (uid,)
         assert archive.quarantine() == []
+
+
+def test_one_image_in_two_transfer_syntaxes_is_one_row(tmp_path: Path) -> None:
+    uid = "1.2.826.0.1.3680043.8.498.3"
+    one = write_dicom(tmp_path / "s" / "a", uid, 1)
+    two = write_dicom(tmp_path / "s" / "b", uid, 1, deflated=True)
+    assert one.read_bytes() != two.read_bytes()
+    report = embed_archive(tmp_path / "s", FakeEncoder(), tmp_path / "x")
+    assert (report.embedded, report.duplicates, report.refused) == (1, ((str(two), uid),), ())
+    again = embed_archive(tmp_path / "s", FakeEncoder(), tmp_path / "x")
+    assert (again.unchanged, again.duplicate) == (2, 0)
 
 
 def test_a_changed_duplicate_does_not_take_over_the_first_ones_row(tmp_path: Path) -> None:
@@ -403,3 +434,78 @@ def test_progress_goes_to_the_caller_or_to_stderr(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "10/10" in shown.err
+
+
+def test_a_kill_at_any_time_loses_no_committed_batch(scans: Path, tmp_path: Path) -> None:
+    class Slow(FakeEncoder):
+        def encode_loaded(self, batch: Any) -> np.ndarray:
+            time.sleep(0.01)
+            return super().encode_loaded(batch)
+
+    (scans / "bad").write_text("no image")
+    embed_archive(scans, FakeEncoder(), tmp_path / "whole")
+    with Archive.open(tmp_path / "whole") as archive:
+        whole = archive.snapshot()
+    rng = random.Random(3)
+    fork = multiprocessing.get_context("fork")
+    for trial in range(12):
+        here, there = fork.Pipe(duplex=False)
+
+        def work(said: Any = there, trial: int = trial) -> None:
+            embed_archive(
+                scans, Slow(), tmp_path / f"{trial}", batch_size=2, workers=2, progress=lambda r: said.send(r.embedded)
+            )
+
+        process = fork.Process(target=work)
+        process.start()
+        there.close()
+        time.sleep(rng.uniform(0.02, 0.25))
+        process.kill()
+        process.join()
+        said = [0]
+        while here.poll():
+            try:
+                said.append(here.recv())
+            except EOFError:
+                break
+        rest = embed_archive(scans, FakeEncoder(), tmp_path / f"{trial}", batch_size=2)
+        assert adds_up(rest)
+        assert said[-1] <= rest.unchanged <= said[-1] + 2
+        assert rest.embedded + rest.unchanged == 10
+        with Archive.open(tmp_path / f"{trial}") as archive:
+            assert (archive.ids, archive.snapshot().hashes) == (whole.ids, whole.hashes)
+            assert archive.vectors.tobytes() == whole.vectors.tobytes()
+            assert archive.verify().ok
+
+
+def test_a_patient_is_erased_with_the_names_of_the_files(tmp_path: Path) -> None:
+    for number in range(6):
+        draw(tmp_path / "s" / f"CANARY-{number % 2}" / f"{number}", number)
+    (tmp_path / "s" / "CANARY-1" / "bad").write_text("no image")
+    records = [
+        Record(path, path.name, {"patient": path.parent.name})
+        for path in sorted((tmp_path / "s").rglob("*"))
+        if path.is_file()
+    ]
+    embed_archive(records, FakeEncoder(), tmp_path / "a", batch_size=2)
+    with Archive.open(tmp_path / "a") as archive:
+        gone = archive.vectors[archive.ids.index("1")].tobytes()
+        archive.remove(patient="CANARY-1", purge=True)
+        assert archive.ids == ["0", "2", "4"]
+        assert archive.quarantine() == []
+        everything = b"".join(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert b"CANARY-0" in everything
+    assert b"CANARY-1" not in everything
+    assert gone not in everything
+
+
+@pytest.mark.shared_data
+def test_real_dicom_files_are_embedded_or_refused_with_a_reason(shared_data: Path, tmp_path: Path) -> None:
+    report = embed_archive(shared_data / "dicom_samples", FakeEncoder(), tmp_path / "a", batch_size=8)
+    assert adds_up(report)
+    assert report.embedded >= 20
+    assert all(reason and "\n" not in reason for _, reason in report.refused)
+    with Archive.open(tmp_path / "a") as archive:
+        assert len(archive) == report.embedded
+        assert sum(identity.startswith("1.") for identity in archive.ids) >= 20
+        assert archive.verify().ok

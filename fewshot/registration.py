@@ -1,0 +1,138 @@
+"""Images on their way into a comparison set: read, identified, and told from what is there already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from embeddings import ImageError, image_identity
+
+from .support import is_missing
+
+if TYPE_CHECKING:
+    from embeddings import Encoder, Snapshot
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of the images of one registration; every image is in exactly one of the three.
+
+    Attributes:
+        registered: Ids now in the set.
+        duplicates: Ids that were there already under the same label.
+        refused: (image, reason) of those not taken.
+    """
+
+    registered: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image about to be registered."""
+
+    path: str
+    label: str
+    id: str
+    patient: str | None
+    sha256: str
+    prepared: NDArray[Any]
+
+
+def read_candidates(
+    encoder: Encoder,
+    labels: Sequence[str],
+    images: Sequence[str | os.PathLike[str]],
+    patients: Sequence[str | None] | None,
+    ids: Sequence[str] | None,
+    names: Sequence[str] | None,
+    on_error: str,
+) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Read and identify every image.
+
+    Args:
+        encoder: Whose `load` prepares an image.
+        labels: n classes.
+        images: n files.
+        patients: Their patients, or None.
+        ids: Their ids, or None: then the SOPInstanceUID, else the name.
+        names: What to call them without a SOPInstanceUID, or None: the path as given.
+        on_error: "raise" or "report".
+
+    Returns:
+        The readable ones, and (image, reason) of the others.
+    """
+    candidates: list[Candidate] = []
+    refused: list[tuple[str, str]] = []
+    for i, (label, image) in enumerate(zip(labels, images, strict=True)):
+        if not isinstance(image, (str, os.PathLike)):
+            raise ValueError(f"A support image is a file, so that it can be told again; got {type(image).__name__}.")
+        try:
+            prepared = encoder.load(image)
+            identity = image_identity(image)
+        except ImageError as error:
+            if on_error == "raise":
+                raise
+            refused.append((error.source, error.reason))
+            continue
+        named = names[i] if names is not None else Path(image).as_posix()
+        patient = None if patients is None or is_missing(patients[i]) else str(patients[i]).strip()
+        candidates.append(
+            Candidate(
+                path=os.fspath(image),
+                label=label,
+                id=ids[i] if ids is not None else identity.sop_instance_uid or named,
+                patient=patient or identity.patient_id,
+                sha256=identity.sha256,
+                prepared=prepared,
+            )
+        )
+    return candidates, refused
+
+
+def sort_out(
+    snapshot: Snapshot, candidates: Sequence[Candidate]
+) -> tuple[list[Candidate], list[str], list[tuple[str, str]]]:
+    """Tell new images from those that are there already and those that contradict what is there.
+
+    Args:
+        snapshot: What is there.
+        candidates: What shall be; an earlier one counts as there for a later one.
+
+    Returns:
+        New candidates, ids of the duplicates, and (image, reason) of the contradictions.
+    """
+    by_id = {
+        name: (sha256, row["label"], row.get("patient"))
+        for name, sha256, row in zip(snapshot.ids, snapshot.hashes, snapshot.metadata, strict=True)
+    }
+    by_hash = {sha256: name for name, (sha256, _, _) in by_id.items()}
+    new: list[Candidate] = []
+    duplicates: list[str] = []
+    clashes: list[tuple[str, str]] = []
+    for candidate in candidates:
+        known = candidate.id if candidate.id in by_id else by_hash.get(candidate.sha256)
+        if known is None:
+            new.append(candidate)
+            by_id[candidate.id] = (candidate.sha256, candidate.label, candidate.patient)
+            by_hash[candidate.sha256] = candidate.id
+            continue
+        sha256, label, patient = by_id[known]
+        if sha256 != candidate.sha256:
+            clashes.append(
+                (candidate.path, f"the id {known!r} is taken by another image; give this one an id of its own")
+            )
+        elif label != candidate.label:
+            clashes.append((candidate.path, f"it is registered as {label!r} (id {known!r}); remove it there first"))
+        elif candidate.patient not in (None, patient):
+            of = "no known patient" if patient is None else f"patient {patient!r}"
+            clashes.append((candidate.path, f"it is registered for {of} (id {known!r}); remove it there first"))
+        else:
+            duplicates.append(known)
+    return new, duplicates, clashes

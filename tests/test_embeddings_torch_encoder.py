@@ -1,0 +1,243 @@
+"""TorchEncoder and its checkpoints: equal after reloading, refused when anything was changed, and never run as code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embeddings import Encoder, EncoderError, Preprocess, TorchEncoder, build_backbone, load_checkpoint, load_encoder
+
+IMAGES = [np.random.default_rng(seed).random((40, 50)) for seed in range(7)]
+SMALL = Preprocess(size=(32, 32))
+
+
+def small_encoder(**options: Any) -> TorchEncoder:
+    return TorchEncoder(build_backbone("conv4", width=8, seed=0), SMALL, name="small", device="cpu", **options)
+
+
+def test_vectors_are_the_networks_own() -> None:
+    encoder = small_encoder()
+    assert (encoder.name, encoder.dim, encoder.source_mean) == ("small", 8, None)
+    assert isinstance(encoder, Encoder)
+    vectors = encoder.encode(IMAGES, batch_size=3)
+    assert vectors.shape == (7, 8) and vectors.dtype == np.float32
+    network = build_backbone("conv4", width=8, seed=0).eval()
+    for image, vector in zip(IMAGES, vectors, strict=True):
+        with torch.inference_mode():
+            alone = network(torch.from_numpy(SMALL(image.astype(np.float32)))[None])[0].numpy()
+        np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-6)
+    assert encoder.encode([]).shape == (0, 8)
+
+
+def test_batch_mates_do_not_matter_beyond_rounding() -> None:
+    encoder = small_encoder()
+    whole = encoder.encode(IMAGES)
+    np.testing.assert_allclose(encoder.encode(IMAGES[::-1])[::-1], whole, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(encoder.encode(IMAGES), whole)
+
+
+def test_a_training_network_is_used_in_evaluation_mode_and_left_training() -> None:
+    network = build_backbone("conv4", width=8, seed=0).train()
+    encoder = TorchEncoder(network, SMALL, name="small", device="cpu")
+    np.testing.assert_array_equal(encoder.encode(IMAGES), small_encoder().encode(IMAGES))
+    assert network.training and encoder.fingerprint == small_encoder().fingerprint
+
+
+def test_loader_pickles_without_the_network() -> None:
+    encoder = small_encoder()
+    sent = pickle.dumps(encoder.loader)
+    assert len(sent) < 1000
+    np.testing.assert_array_equal(pickle.loads(sent)(IMAGES[0]), encoder.load(IMAGES[0]))
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_encoders_are_the_same(tmp_path: Path) -> None:
+    mean = np.arange(8, dtype=np.float32)
+    encoder = small_encoder(source_mean=mean, training={"seed": 3, "data": "phantoms"})
+    folder = encoder.save(tmp_path / "ein Ordner é" / "enc")
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.json", "weights.safetensors"]
+    loaded = load_encoder(folder, device="cpu")
+    assert isinstance(loaded, TorchEncoder)
+    assert (loaded.fingerprint, loaded.name, loaded.spec) == (encoder.fingerprint, "small", str(folder))
+    assert loaded.training == {"seed": 3, "data": "phantoms"} and loaded.preprocess == SMALL
+    np.testing.assert_array_equal(loaded.source_mean, mean)
+    np.testing.assert_array_equal(loaded.encode(IMAGES), encoder.encode(IMAGES))
+    assert load_checkpoint(str(folder)).save(tmp_path / "again").is_dir()
+
+
+def test_saving_again_replaces_the_checkpoint_and_keeps_other_files(tmp_path: Path) -> None:
+    small_encoder().save(tmp_path)
+    (tmp_path / "history.csv").write_text("kept")
+    other = TorchEncoder(build_backbone("conv4", width=4, seed=1), SMALL, name="other", device="cpu")
+    other.save(tmp_path)
+    assert load_checkpoint(tmp_path).fingerprint == other.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "history.csv", "weights.safetensors"]
+
+
+def test_fingerprint_covers_weights_configuration_and_preprocessing() -> None:
+    prints = {small_encoder().fingerprint}
+    prints.add(TorchEncoder(build_backbone("conv4", width=8, seed=1), SMALL, name="x", device="cpu").fingerprint)
+    prints.add(TorchEncoder(build_backbone("conv4", width=8, seed=0), Preprocess((40, 40)), name="x").fingerprint)
+    prints.add(TorchEncoder(build_backbone("conv4", width=8, pooling="max", seed=0), SMALL, name="x").fingerprint)
+    assert len(prints) == 4
+    assert small_encoder(source_mean=np.zeros(8), training={"a": 1}).fingerprint in prints
+
+
+def change_json(folder: Path, **fields: Any) -> None:
+    path = folder / "encoder.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | fields))
+
+
+class Bomb:
+    """Pickled, it would leave a file behind when loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "weights.safetensors").unlink(), "has no weights.safetensors"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b""), "is not a safetensors file, or was cut short"),
+        (lambda f: cut(f / "weights.safetensors", 100), "is not a safetensors file, or was cut short"),
+        (lambda f: cut(f / "encoder.json", 9), "is not JSON, or was cut short"),
+        (lambda f: flip(f / "weights.safetensors"), "is not the file that encoder.json was saved with"),
+        (lambda f: (f / "encoder.json").write_text("[" * 100_000), "is not JSON, or was cut short"),
+        (lambda f: (f / "encoder.json").write_text("[]"), "lacks format_version and kind"),
+        (lambda f: (f / "encoder.json").write_bytes(b" " * (5 * 2**20)), "is larger than 4,194,304 bytes"),
+        (lambda f: change_json(f, format_version=2), "has format 2, this radshot reads up to 1: upgrade radshot"),
+        (lambda f: change_json(f, preprocess={"size": [0, 0]}), "is no checkpoint description"),
+        (lambda f: change_json(f, preprocess=SMALL.to_json() | {"fit": "crop"}), "one of its files was changed"),
+        (lambda f: change_json(f, fingerprint="0" * 64), "has fingerprint .*, its encoder.json says 000000000000"),
+        (lambda f: change_json(f, backbone={"name": "conv4", "width": 9}), "do not fit the backbone"),
+        (lambda f: change_json(f, backbone={"name": "conv4", "width": 10**9}), "width must be a whole number"),
+        (lambda f: change_json(f, backbone={"name": "conv4", "seed": 1}), "is no checkpoint description"),
+        (lambda f: change_json(f, backbone={"name": "os.system"}), "There is no backbone 'os.system'"),
+        (lambda f: change_json(f, backbone=[1]), "is no checkpoint description"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    folder = small_encoder().save(tmp_path / "enc")
+    damage(folder)
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_encoder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+
+
+def test_no_pickle_is_ever_loaded(tmp_path: Path) -> None:
+    folder, mark = small_encoder().save(tmp_path / "enc"), tmp_path / "mark"
+    weights = folder / "weights.safetensors"
+    torch.save({"a": Bomb(mark)}, weights)
+    zipped = weights.read_bytes()
+    plain = pickle.dumps(Bomb(mark))
+    for costume in (plain, zipped, struct.pack("<Q", len(plain)) + plain, struct.pack("<Q", 2**62) + b"{}"):
+        for name in ("weights.safetensors", "encoder.json"):
+            small_encoder().save(folder)
+            (folder / name).write_bytes(costume)
+            with pytest.raises(EncoderError, match=r"is not a safetensors file|is not JSON"):
+                load_encoder(folder)
+    assert not mark.exists()
+    pickle.loads(plain)
+    assert mark.exists()  # the bomb would have worked
+
+
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(
+        EncoderError, match=r"The encoder 'mine' cannot be saved: its network \(Sequential\) was not made"
+    ):
+        TorchEncoder(module, SMALL, name="mine").save(tmp_path)
+    encoder = small_encoder()
+    with torch.no_grad():
+        next(iter(encoder.network.parameters())).add_(1.0)
+    with pytest.raises(EncoderError, match="The weights of 'small' changed since the encoder was made"):
+        encoder.save(tmp_path)
+    with pytest.raises(EncoderError, match="is not plain JSON"):
+        small_encoder(training={"path": Path("x")}).save(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(EncoderError, match="cannot be written"):
+        small_encoder().save(tmp_path / "file" / "enc")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# --- modules of the user's ------------------------------------------------------------------------------------------
+
+
+class Colour(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.first(images).amax(dim=(2, 3))
+
+
+def test_a_users_module_is_an_encoder() -> None:
+    encoder = load_encoder(Colour().eval(), device="cpu")
+    assert (encoder.name, encoder.dim) == ("Colour", 5)
+    assert encoder.encode(IMAGES).shape == (7, 5)
+    assert load_encoder(nn.Sequential(nn.Flatten(), nn.Linear(96 * 96, 3))).dim == 3
+
+
+def test_modules_that_do_not_make_vectors() -> None:
+    with pytest.raises(EncoderError, match=r"must map \(n, C, H, W\) to \(n, d\); for n = 1 it made \(1, 2, 94, 94\)"):
+        load_encoder(nn.Conv2d(1, 2, 3))
+    with pytest.raises(
+        EncoderError, match=r"Sequential does not take images of 1 x 96 x 96 \(.*\): make a TorchEncoder"
+    ):
+        load_encoder(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)))
+    with pytest.raises(EncoderError, match="first convolution takes 4 channels; an image here has 1 or 3"):
+        load_encoder(nn.Conv2d(4, 2, 3))
+    liar = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 3))
+    liar.dim = 4  # type: ignore[assignment]
+    with pytest.raises(EncoderError, match="says dim = 4 and makes vectors of 3 dimensions"):
+        TorchEncoder(liar, SMALL, name="liar")
+    with pytest.raises(EncoderError, match=r"source_mean must be 8 finite numbers; got shape \(3,\)"):
+        small_encoder(source_mean=np.zeros(3))
+
+
+def test_devices() -> None:
+    with pytest.raises(EncoderError, match='device must be "auto", "cpu", "cuda" or "cuda:<number>"; got \'gpu\''):
+        load_encoder("untrained:conv4", device="gpu")
+    with pytest.raises(EncoderError, match=r"There is no device 'cuda:99' here: torch sees [0-9]+ CUDA devices"):
+        load_encoder("untrained:conv4", device="cuda:99")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_agrees_with_the_cpu(tmp_path: Path) -> None:
+    folder = small_encoder().save(tmp_path / "enc")
+    cuda = load_checkpoint(folder)
+    assert cuda.device.type == "cuda" and cuda.fingerprint == small_encoder().fingerprint
+    np.testing.assert_allclose(cuda.encode(IMAGES), small_encoder().encode(IMAGES), rtol=1e-2, atol=1e-3)
+
+
+def test_untrained_networks_repeat() -> None:
+    first, again, other = (load_encoder(f"untrained:conv4{seed}", device="cpu") for seed in ("", "@0", "@1"))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert again.name == "untrained:conv4@0"
