@@ -1,15 +1,21 @@
-"""What a training starts from, checked before hours are spent: an encoder, a device, a folder for the outcome."""
+"""What a training starts from, checked before hours are spent: an encoder, a device, a folder, episodes."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from embeddings import TorchEncoder, load_encoder
+from episodes import EpisodeError, EpisodeSampler
 
 from .training_config import TrainingConfig, TrainingError
+
+#: Episodes drawn on trial before their number of ways is settled.
+TRIAL_EPISODES = 50
 
 
 def starting_encoder(init: str | Path | TorchEncoder | None) -> TorchEncoder | None:
@@ -55,3 +61,44 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"The checkpoint folder {folder} cannot be made: {error.strerror or error}.") from error
+
+
+def sampler_for(
+    labels: Sequence[Hashable],
+    n_way: int,
+    config: TrainingConfig,
+    *,
+    groups: Sequence[Hashable] | None,
+    n_episodes: int,
+    seed: int,
+    fewer_ways: bool,
+) -> EpisodeSampler:
+    """Episodes that can be drawn; of fewer ways, where that is allowed and images of several classes demand it.
+
+    Args:
+        labels: n labels, or collections of labels.
+        n_way: Ways wanted.
+        config: Shots and queries.
+        groups: n patients, or None.
+        n_episodes: Length of the sampler.
+        seed: Of the episodes.
+        fewer_ways: Whether to try fewer ways where an episode of `n_way` cannot be drawn.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        EpisodeError: No such episodes, or not even of 2 ways.
+    """
+    while True:
+        try:
+            sampler = EpisodeSampler(
+                labels, n_way, config.k_shot, config.n_query, groups=groups, n_episodes=n_episodes, seed=seed
+            )
+            for _ in islice(sampler, TRIAL_EPISODES):
+                pass
+            return sampler
+        except EpisodeError:
+            if not fewer_ways or n_way <= 2:
+                raise
+            n_way = max(2, n_way * 3 // 4)

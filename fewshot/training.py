@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embeddings import Preprocess, TorchEncoder, build_backbone
-from episodes import Episode, EpisodeSampler
+from episodes import Episode
 
 from .losses import prototypical_logits
 from .networks import EpisodeTargets, PrototypicalNetwork
 from .pixels import PixelCache, load_pixels
 from .progress import TrainingProgress
-from .starting import choose_device, config_from, make_folder, starting_encoder
+from .starting import choose_device, config_from, make_folder, sampler_for, starting_encoder
 from .training_config import METHODS, TrainingConfig, TrainingError
 from .validation import ValidationPlan, plan_validation
 
@@ -134,28 +134,30 @@ class _Trainer:
         labels = [labels[i] for i in cache.kept]
         groups = None if groups is None else [groups[i] for i in cache.kept]
         plan = plan_validation(labels, groups, config)
-        self.plan: ValidationPlan = plan
-        self.sampler = EpisodeSampler(
+        self.sampler = sampler_for(
             [labels[i] for i in plan.train],
             plan.n_way,
-            config.k_shot,
-            config.n_query,
+            config,
             groups=_take(groups, plan.train),
             n_episodes=config.episodes,
             seed=config.seed,
+            fewer_ways=config.n_way is None,
         )
+        plan = replace(plan, n_way=self.sampler.n_way)
         self.validation: list[Episode] = []
         if len(plan.validation):
-            unseen = EpisodeSampler(
+            unseen = sampler_for(
                 plan.validation_labels,
                 plan.validation_n_way,
-                config.k_shot,
-                config.n_query,
+                config,
                 groups=_take(groups, plan.validation),
                 n_episodes=config.validation_episodes,
                 seed=config.seed + 1,
+                fewer_ways=True,
             )
+            plan = replace(plan, validation_n_way=unseen.n_way)
             self.validation = list(unseen)
+        self.plan: ValidationPlan = plan
         self.network = PrototypicalNetwork(backbone, metric=config.metric).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.half = config.use_bfloat16(self.device.type)

@@ -32,7 +32,8 @@ class TrainingConfig:
         metric: "euclidean" (as in the paper) or "cosine": how a query is compared with a prototype.
         image_size: Side in pixels to which images are brought, aspect ratio kept.
         contrast: How grey levels are stretched before that (`Preprocess.contrast`).
-        n_way: Classes in a training episode; None takes as many as there are, up to `MOST_WAYS`.
+        n_way: Classes in a training episode; None takes as many as there are, up to `MOST_WAYS`, and fewer where
+            images of several classes leave no episode of so many.
         k_shot: Support patients per class.
         n_query: Query images per class, at most.
         episodes: Training episodes in all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,15 +140,22 @@ def train_command(
 
     if init is None:
         build_backbone(backbone)  # a mistyped name is found before the images are read
-    training = train(
-        source.images,
-        source.labels,
-        groups=source.groups,
-        config=config,
-        out=out_folder,
-        init=init,
-        progress=sys.stderr.isatty(),
-    )
+    is_new = not out_folder.exists()
+    try:
+        training = train(
+            source.images,
+            source.labels,
+            groups=source.groups,
+            config=config,
+            out=out_folder,
+            init=init,
+            progress=sys.stderr.isatty(),
+        )
+    except BaseException:
+        if is_new:  # training makes the folder first, to be sure of it; without an encoder it goes again
+            with suppress(OSError):
+                out_folder.rmdir()
+        raise
     list_refused(training.refused)
     _print_training(training, k_shot)
     out.print(f"encoder {training.encoder.fingerprint[:12]} written to {out_folder}")

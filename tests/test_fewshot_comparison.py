@@ -149,7 +149,7 @@ def test_removing_equals_never_having_registered_to_the_bit(tmp_path: Path) -> N
     queries = ENCODER.encode([png(tmp_path / f"q{i}.png", 7000 + i) for i in range(6)])
 
     def answers(cases: ComparisonSet) -> str:
-        support = dict(ids=cases.ids, groups=cases.patients)
+        support = {"ids": cases.ids, "groups": cases.patients}
         heads = [PrototypeClassifier(), PrototypeClassifier(metric="euclidean"), NeighborClassifier(3)]
         decisions = [h.fit(cases.vectors, cases.labels, **support).decide(queries) for h in heads]
         return repr([[(d, d.score.hex(), d.margin.hex()) for d in ds] for ds in decisions])
@@ -331,9 +331,11 @@ def test_another_encoder_is_refused(cases: ComparisonSet, tmp_path: Path) -> Non
 
 
 def test_without_an_encoder_nothing_is_registered_or_made(cases: ComparisonSet, tmp_path: Path) -> None:
-    with ComparisonSet.open(tmp_path / "cases") as reader:
-        with pytest.raises(ValueError, match=r"^This comparison set was opened without an encoder, which registering"):
-            reader.register("x", [png(tmp_path / "a.png", 1)])
+    with (
+        ComparisonSet.open(tmp_path / "cases") as reader,
+        pytest.raises(ValueError, match=r"^This comparison set was opened without an encoder, which registering"),
+    ):
+        reader.register("x", [png(tmp_path / "a.png", 1)])
     with pytest.raises(ArchiveError, match="There is no archive at"):
         ComparisonSet.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

@@ -110,9 +110,9 @@ def test_no_patient_is_ever_on_both_sides(
 def test_validation_episodes_hold_only_held_out_classes_though_images_carry_others(seed: int) -> None:
     labels, groups = source(12, 8)
     labels = [(label, "everywhere") for label in labels]  # every image carries a class that is trained on too
-    config = TrainingConfig(k_shot=2, validation="classes", seed=seed)
+    config = TrainingConfig(k_shot=2, seed=seed)
     plan = plan_validation(labels, groups, config)
-    assume("everywhere" not in plan.held_out)
+    assume(plan.kind == "classes" and "everywhere" not in plan.held_out)
     sampler = EpisodeSampler(
         plan.validation_labels, plan.validation_n_way, 2, 3, groups=[groups[i] for i in plan.validation], n_episodes=5
     )

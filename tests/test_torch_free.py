@@ -25,7 +25,8 @@ from embeddings import Archive, Index, load_encoder
 encoder = load_encoder("pixels-16")
 vectors = np.random.default_rng(0).normal(size=(30, encoder.dim)).astype("float32")
 with Archive.open(sys.argv[1], encoder=encoder) as archive:
-    archive.add([f"i{i:02}" for i in range(30)], vectors, metadata=[{"label": "x", "patient": f"p{i}"} for i in range(30)])
+    facts = [{"label": "x", "patient": f"p{i}"} for i in range(30)]
+    archive.add([f"i{i:02}" for i in range(30)], vectors, metadata=facts)
 with Archive.open(sys.argv[1]) as archive:
     by_vector = Index(archive).search(vectors[3:4], 5)
     by_id = Index(archive).search(archive.vectors[[archive.ids.index("i03")]], 5)
