@@ -64,8 +64,8 @@ class Anatomy:
         u = rng.uniform
         right = u(0.60, 0.78)
         return cls(
-            width=u(0.84, 1.04),
-            height=u(0.88, 1.06),
+            width=u(0.88, 1.04),
+            height=u(0.92, 1.06),
             fat=u(0.0, 1.0) ** 1.5,
             breast=u(0.0, 1.0) if rng.random() < 0.5 else 0.0,
             taper=u(1.9, 2.8),
@@ -78,8 +78,8 @@ class Anatomy:
             rib_spacing=u(0.185, 0.225),
             rib_phase=u(0.0, 1.0),
             rib_slope=u(0.7, 1.4),
-            bone=u(0.7, 1.3),
-            vessels=u(0.7, 1.2),
+            bone=u(0.6, 1.0),
+            vessels=u(0.55, 0.95),
             gas=u(0.0, 1.0),
         )
 
@@ -103,12 +103,12 @@ class Pose:
         u = rng.uniform
         view = "PA" if rng.random() < 0.65 else "AP"
         return cls(
-            shift=(u(-0.17, 0.17), u(-0.17, 0.17)),
-            zoom=u(0.86, 1.14),
+            shift=(u(-0.11, 0.11), u(-0.11, 0.11)),
+            zoom=u(0.92, 1.08),
             aspect=u(0.94, 1.06),
-            angle=float(np.clip(rng.normal(0.0, 0.07), -0.16, 0.16)),
-            turn=u(-0.06, 0.06),
-            breath=u(-0.09, 0.09),
+            angle=float(np.clip(rng.normal(0.0, 0.05), -0.11, 0.11)),
+            turn=u(-0.05, 0.05),
+            breath=u(-0.07, 0.07),
             arms=u(0.0, 1.0) if view == "PA" else u(0.0, 0.5),
             view=view,
         )

@@ -19,14 +19,14 @@ _LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
 def cables(chest: Chest, rng: np.random.Generator) -> Array:
     """Return electrodes and their leads lying on the patient (h, w); empty in most exposures."""
     strokes: list[Stroke] = []
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         for _ in range(int(rng.integers(1, 4))):
             end = (rng.uniform(-0.8, 0.8), rng.uniform(-0.6, 0.8))
             leave = (float(rng.choice((-1.3, 1.3))), rng.uniform(-1.2, 1.2))
             bow = (0.5 * (end[0] + leave[0]), 0.5 * (end[1] + leave[1]))
             strokes.append((course(rng, (end, bow, leave), 0.15), 0.022, rng.uniform(0.5, 1.0)))
             strokes.append(([end], rng.uniform(0.05, 0.08), rng.uniform(0.6, 1.0)))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         neck = (rng.uniform(-0.25, 0.25), -1.4)
         strokes.append((course(rng, (neck, (-0.2, -0.9), (-0.12, -0.3)), 0.05), 0.026, 0.8))
     return chest.strokes(strokes) if strokes else np.zeros(chest.shape, np.float32)
@@ -39,13 +39,13 @@ def expose(chest: Chest, attenuation: Array, rng: np.random.Generator) -> Array:
     y = np.linspace(-1.0, 1.0, rows, dtype=np.float32)[:, None]
     x = np.linspace(-1.0, 1.0, columns, dtype=np.float32)[None, :]
     total = attenuation + np.float32(0.30) * cables(chest, rng)
-    total = total + np.float32(u(-0.16, 0.16)) * x + np.float32(u(-0.16, 0.16)) * y
-    total = total + np.float32(0.05) * chest.texture("haze", rng) + np.float32(0.025) * chest.texture("cloud", rng)
-    centre, width = u(0.60, 0.95), u(1.2, 2.0)
+    total = total + np.float32(u(-0.12, 0.12)) * x + np.float32(u(-0.12, 0.12)) * y
+    total = total + np.float32(0.04) * chest.texture("haze", rng) + np.float32(0.025) * chest.texture("cloud", rng)
+    centre, width = u(0.66, 0.90), u(1.35, 1.9)
     level = np.clip((total - np.float32(centre)) * np.float32(1.0 / width), -1.5, 1.5)
     image = np.float32(0.5) + level * (np.float32(1.0) - np.float32(0.148) * level * level)
-    image = np.clip(image, 0.0, 1.0) ** np.float32(np.exp(u(-0.35, 0.35)))
-    dose = np.float32(u(0.008, 0.04))
+    image = np.clip(image, 0.0, 1.0) ** np.float32(np.exp(u(-0.25, 0.25)))
+    dose = np.float32(u(0.006, 0.028))
     noise = np.float32(0.75) * chest.texture("fine", rng) + np.float32(0.65) * rng.standard_normal(
         chest.shape, dtype=np.float32
     )
@@ -67,7 +67,7 @@ def _collimate(image: Array, x: Array, y: Array, rng: np.random.Generator) -> Ar
     turned_x, turned_y = x + tilt * y, y - tilt * x
     open_x = edge(np.minimum(right - turned_x, turned_x + left), 0.012)
     open_y = edge(np.minimum(bottom - turned_y, turned_y + top), 0.012)
-    shutter = np.float32(0.02 if rng.random() < 0.75 else 0.97)
+    shutter = np.float32(0.02 if rng.random() < 0.85 else 0.97)
     field = open_x * open_y
     return image * field + shutter * (np.float32(1.0) - field)
 

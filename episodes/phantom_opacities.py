@@ -16,12 +16,12 @@ def effusion(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) ->
     steep, jitter = rng.uniform(0.10, 0.2), rng.uniform(-0.03, 0.03)
     for side in sides_of(finding):
         sign = SIDES[side]
-        level = 0.5 * sum(chest.anatomy.dome) + 0.12 - 0.62 * finding.severity + jitter
+        level = 0.5 * sum(chest.anatomy.dome) + chest.pose.breath - 0.04 - 0.60 * finding.severity + jitter
         from_wall = np.clip(chest.wall - chest.x * np.float32(sign), 0.0, 2.0)
         climb = np.float32(0.34 + 0.2 * finding.severity) * np.exp(from_wall * np.float32(-1.0 / steep))
         surface = np.float32(level) - climb
         fluid = edge(chest.y - surface, 0.045) * chest.lungs[side]
-        chest.added += np.float32(0.78) * fluid * chest.air
+        chest.added += np.float32(0.86) * fluid * chest.air
         chest.vessels = chest.vessels * (np.float32(1.0) - fluid)
 
 
@@ -29,7 +29,7 @@ def consolidation(chest: Chest, finding: PhantomFinding, rng: np.random.Generato
     """A dense, ragged area, straight where a fissure stops it, with dark bronchi running through it."""
     for side in sides_of(finding):
         centre = place(chest, side, finding.place, rng)
-        radius = 0.26 + 0.16 * finding.severity
+        radius = 0.30 + 0.16 * finding.severity
         ragged = np.float32(0.16) * chest.texture("cloud", rng) + np.float32(0.10) * chest.texture("patch", rng)
         area = chest.ellipse(centre, (radius * 1.15, radius * rng.uniform(0.75, 1.0)), rng.uniform(-0.5, 0.5))
         shade = edge(area + ragged, 0.16)
@@ -56,7 +56,7 @@ def infiltration(chest: Chest, finding: PhantomFinding, rng: np.random.Generator
             size = rng.uniform(0.07, 0.13)
             haze = haze + edge(chest.ellipse(spot, (size, size * rng.uniform(0.7, 1.0))), 0.8) * (1.0 - 0.45 * haze)
         mottled = np.float32(1.0) + np.float32(0.35) * chest.texture("grain", rng)
-        chest.added += np.float32(0.42) * haze * mottled * chest.air
+        chest.added += np.float32(0.52) * haze * mottled * chest.air
 
 
 def plate_atelectasis(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -68,16 +68,16 @@ def plate_atelectasis(chest: Chest, finding: PhantomFinding, rng: np.random.Gene
             length, slope = rng.uniform(0.26, 0.4), rng.uniform(-0.35, 0.35)
             y = centre[1] + (step - 1.0) * rng.uniform(0.12, 0.18)
             x = SIDES[side] * (0.5 + rng.uniform(-0.08, 0.08))
-            bands.append(([(x - length, y - slope * length), (x + length, y + slope * length)], 0.05, 1.0))
-        chest.added += np.float32(0.42 + 0.15 * finding.severity) * chest.strokes(bands) * chest.air
+            bands.append(([(x - length, y - slope * length), (x + length, y + slope * length)], 0.06, 1.0))
+        chest.added += np.float32(0.55 + 0.15 * finding.severity) * chest.strokes(bands) * chest.air
 
 
 def nodule(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
     """One small round shadow with a sharp border."""
     for side in sides_of(finding):
-        radius = 0.075 + 0.05 * finding.severity
+        radius = 0.09 + 0.05 * finding.severity
         shape = chest.ellipse(place(chest, side, finding.place, rng), (radius, radius * rng.uniform(0.88, 1.0)))
-        chest.added += np.float32(0.46) * edge(shape, 0.25) * chest.lungs[side]
+        chest.added += np.float32(0.58) * edge(shape, 0.25) * chest.lungs[side]
 
 
 def mass(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -100,14 +100,14 @@ def mass(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> Non
 def cavity(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
     """A thick-walled ring around air, with a fluid level at its bottom."""
     for side in sides_of(finding):
-        centre, radius = place(chest, side, finding.place, rng), 0.19 + 0.10 * finding.severity
+        centre, radius = place(chest, side, finding.place, rng), 0.22 + 0.10 * finding.severity
         thick = 0.32 + rng.uniform(-0.04, 0.06)
         shape = chest.ellipse(centre, (radius, radius * rng.uniform(0.85, 1.0)), rng.uniform(-0.6, 0.6))
         outer, inner = edge(shape, 0.14), edge(shape - np.float32(thick), 0.07)
         fluid = edge(chest.y - np.float32(centre[1] + rng.uniform(0.15, 0.4) * radius), 0.015)
         shade = outer * (np.float32(1.0) - inner * (np.float32(1.0) - np.float32(0.85) * fluid))
         lucent = inner * (np.float32(1.0) - fluid)
-        chest.added += (np.float32(0.64) * shade - np.float32(0.16) * lucent) * chest.lungs[side]
+        chest.added += (np.float32(0.72) * shade - np.float32(0.20) * lucent) * chest.lungs[side]
         chest.vessels = chest.vessels * (np.float32(1.0) - outer)
 
 
@@ -138,7 +138,7 @@ def fibrosis(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) ->
             edge(np.float32(-0.35 + 0.4 * finding.severity) - chest.y, 0.4)
         )
         extent = np.clip(where * (np.float32(0.45) + outer), 0.0, 1.0) * chest.air
-        chest.added += np.float32(0.40 + 0.1 * finding.severity) * (net - np.float32(0.15)) * extent
+        chest.added += np.float32(0.55 + 0.15 * finding.severity) * (net - np.float32(0.15)) * extent
 
 
 def miliary(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -146,8 +146,8 @@ def miliary(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> 
     count = round(260 + 160 * finding.severity)
     spots: list[Stroke] = []
     for x, y in np.stack([rng.uniform(-0.95, 0.95, count), rng.uniform(-1.1, 0.9, count)], axis=1):
-        spots.append(([(x, y)], rng.uniform(0.045, 0.065), rng.uniform(0.7, 1.0)))
-    chest.added += np.float32(0.36 + 0.1 * finding.severity) * chest.strokes(spots) * chest.air
+        spots.append(([(x, y)], rng.uniform(0.05, 0.07), rng.uniform(0.7, 1.0)))
+    chest.added += np.float32(0.44 + 0.1 * finding.severity) * chest.strokes(spots) * chest.air
 
 
 def granulomas(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -157,7 +157,7 @@ def granulomas(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) 
         spots: list[Stroke] = []
         for _ in range(4 + round(4 * finding.severity)):
             at = (centre[0] + rng.normal(0.0, 0.12), centre[1] + rng.normal(0.0, 0.14))
-            spots.append(([at], rng.uniform(0.06, 0.085), rng.uniform(0.8, 1.0)))
+            spots.append(([at], rng.uniform(0.075, 0.10), rng.uniform(0.8, 1.0)))
         chest.added += np.float32(0.85) * chest.strokes(spots) * chest.lungs[side]
 
 

@@ -60,7 +60,7 @@ def bullae(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> N
 def pneumothorax(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
     """Air without vessels between the chest wall and a fine pleural line; the lung behind it is denser."""
     side, sign = finding.side, SIDES[finding.side]
-    gap = 0.16 + 0.3 * finding.severity
+    gap = 0.2 + 0.28 * finding.severity
     bulge = np.float32(rng.uniform(0.04, 0.1)) * np.sin(chest.y * np.float32(4.0) + np.float32(rng.uniform(0.0, 6.28)))
     top = np.clip((np.float32(-0.2) - chest.y), 0.0, 1.0)
     border = chest.wall - np.float32(gap) * (np.float32(1.0) + np.float32(0.7) * top) + bulge * np.float32(gap)
@@ -71,7 +71,7 @@ def pneumothorax(chest: Chest, finding: PhantomFinding, rng: np.random.Generator
     free = np.float32(1.0) - collapsed
     lung = chest.lungs[side]
     chest.vessels = chest.vessels * (np.float32(1.0) - free * lung)
-    change = np.float32(0.34) * line - np.float32(0.20) * free + np.float32(0.12 + 0.1 * finding.severity) * collapsed
+    change = np.float32(0.42) * line - np.float32(0.26) * free + np.float32(0.12 + 0.1 * finding.severity) * collapsed
     chest.added += change * lung * np.clip(chest.air * np.float32(1.2), 0.0, 1.0)
 
 
@@ -116,7 +116,7 @@ def rib_fractures(chest: Chest, finding: PhantomFinding, rng: np.random.Generato
         jump = rng.uniform(0.02, 0.035)
         spots.append(([(at - arm, y - tilt * sign * arm - jump), (at, y - jump)], 0.085, 1.0))
         spots.append(([(at, y + jump), (at + arm, y + tilt * sign * arm + jump)], 0.085, 1.0))
-    chest.added += np.float32(0.42) * chest.strokes(spots)
+    chest.added += np.float32(0.55) * chest.strokes(spots)
 
 
 def free_air(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -135,15 +135,15 @@ def cardiac_device(chest: Chest, finding: PhantomFinding, rng: np.random.Generat
     """A pulse generator under the collarbone and one or two leads to the heart."""
     sign = SIDES[finding.side]
     x, y = sign * rng.uniform(0.5, 0.75), rng.uniform(-0.72, -0.45)
-    size, turn = 0.125 + 0.03 * finding.severity, rng.uniform(-0.5, 0.5)
+    size, turn = 0.14 + 0.03 * finding.severity, rng.uniform(-0.5, 0.5)
     can = edge(_box(chest, (x, y), size, turn), 0.02)
     tips = [(rng.uniform(0.12, 0.32), rng.uniform(0.48, 0.6)), (-0.12, rng.uniform(0.1, 0.2))]
     leads: list[Stroke] = []
     for tip in tips[: 1 + int(rng.random() < 0.5)]:
         path = ((x, y - 0.05), (sign * 0.28, -0.78), (-0.08, -0.55), (-0.16, 0.0), tip)
         line = course(rng, path, 0.02)
-        leads.append((line, 0.036, 0.7))
-        leads.append((line[-2:], 0.05, 1.0))
+        leads.append((line, 0.045, 0.8))
+        leads.append((line[-2:], 0.06, 1.0))
     chest.added += np.float32(0.95) * np.maximum(can, np.float32(0.8) * chest.strokes(leads))
 
 

@@ -115,4 +115,4 @@ def draw_finding(name: str, rng: np.random.Generator) -> PhantomFinding:
     spec = SPECS[name]
     side = spec.sides[int(rng.integers(len(spec.sides)))]
     place = spec.places[int(rng.integers(len(spec.places)))]
-    return PhantomFinding(name, side, place, float(rng.uniform(0.1, 0.95)))
+    return PhantomFinding(name, side, place, float(rng.uniform(0.15, 1.0)))

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -78,8 +79,8 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
 
 def _checked(function: Callable[..., int], json_file: Path | None, args: Any, kwargs: Any) -> int:
     try:
-        if json_file is not None and json_file.is_dir():
-            raise Usage(f"--json names a file to write, and '{json_file}' is a folder.")
+        if json_file is not None:
+            _check_target(json_file)
         return function(*args, **kwargs)
     except KeyboardInterrupt:
         _fail("Stopped; what was committed before is kept.", INTERRUPTED, json_file)
@@ -91,8 +92,18 @@ def _checked(function: Callable[..., int], json_file: Path | None, args: Any, kw
             raise
         sentence = str(error)
         if isinstance(error, OSError):
-            sentence = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}."
-        _fail(sentence, code, json_file)
+            sentence = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+        _fail(sentence if sentence.endswith((".", "?")) else f"{sentence}.", code, json_file)
+
+
+def _check_target(json_file: Path) -> None:
+    """Find out before the work whether its result can be written."""
+    if json_file.is_dir():
+        raise Usage(f"--json names a file to write, and '{json_file}' is a folder.")
+    if str(json_file) != PRINTED:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(json_file.parent, os.W_OK):
+            raise Refused(f"--json cannot write to the folder '{json_file.parent}'.")
 
 
 def _code_of(error: Exception) -> int | None:
@@ -114,11 +125,9 @@ def _code_of(error: Exception) -> int | None:
 
 def _fail(sentence: str, code: int, json_file: Path | None) -> NoReturn:
     err.print(f"radshot: {sentence}", color=typer.colors.RED)
-    if json_file is not None and not json_file.is_dir():
-        try:
+    if json_file is not None:
+        with suppress(OSError):  # the sentence above says enough
             write_json(json_file, {"error": sentence, "exit_code": code})
-        except OSError as error:
-            err.print(f"radshot: {json_file}: {error.strerror}.", color=typer.colors.RED)
     raise typer.Exit(code)
 
 

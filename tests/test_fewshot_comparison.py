@@ -16,9 +16,19 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from embeddings import Archive, ArchiveError, EncoderMismatch, ImageError, UnknownId, load_encoder
+from embeddings import (
+    Archive,
+    ArchiveError,
+    ArchiveLocked,
+    EncoderMismatch,
+    ImageError,
+    Snapshot,
+    UnknownId,
+    load_encoder,
+)
 from episodes import Manifest
 from fewshot import ComparisonSet, NeighborClassifier, PrototypeClassifier, Registration
+from fewshot.registration import Candidate, sort_out
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = load_encoder("pixels-16")
@@ -321,6 +331,22 @@ def test_processes_that_register_at_once_lose_nothing(tmp_path: Path) -> None:
         files = [tmp_path / "images" / f"{i:03}.png" for i in range(each * crowd)]
         assert np.array_equal(cases.vectors, ENCODER.encode([*files, shared]))
         assert cases.archive.verify().ok
+
+
+def test_what_is_there_is_looked_at_under_the_writers_lock(
+    cases: ComparisonSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def look(snapshot: Snapshot, candidates: list[Candidate]) -> object:
+        with Archive.open(tmp_path / "cases", timeout=0.05) as other, pytest.raises(ArchiveLocked):
+            other.set_note("between", 1)
+        looked.append(len(candidates))
+        return sort_out(snapshot, candidates)
+
+    monkeypatch.setattr("fewshot.comparison.sort_out", look)
+    cases.register("x", [png(tmp_path / "a.png", 1)])
+    assert looked == [1] and len(cases) == 1
 
 
 def test_another_encoder_is_refused(cases: ComparisonSet, tmp_path: Path) -> None:

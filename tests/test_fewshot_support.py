@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot.support import Support, class_array, insufficient, is_missing, prepare, similarities, sorted_classes
+from fewshot.support import (
+    Support,
+    check_queries,
+    class_array,
+    insufficient,
+    is_missing,
+    prepare,
+    similarities,
+    sorted_classes,
+)
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -78,6 +87,13 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cosine_is_never_beyond_one() -> None:
     unit = prepare(rows(200, 33), "cosine", np.zeros(33))
     assert np.abs(similarities(unit, unit, "cosine")).max() <= 1
+
+
+def test_rows_are_laid_out_alike_whatever_they_came_in() -> None:
+    given = rows(7, 40)
+    for laid_out in (given, np.asfortranarray(given), given[::-1][::-1], given.astype(float), given.tolist()):
+        checked = check_queries(laid_out, 40)
+        assert checked.flags.c_contiguous and checked.dtype == np.float32 and np.array_equal(checked, given)
 
 
 def test_a_zero_row_stays_zero() -> None:

@@ -111,7 +111,7 @@ def registered(tmp_path: Path, shots: int = 3) -> Path:
     return cases
 
 
-# -- pages ---------------------------------------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -165,7 +165,7 @@ def test_embedding_and_classifying_with_raw_pixels_needs_no_torch(tmp_path: Path
     assert done.stderr.endswith("free")
 
 
-# -- the whole path ------------------------------------------------------------------------------------------------
+# -- the whole path --------------------------------------------------------------------------------------------------
 
 
 def test_the_whole_path_with_raw_pixels(tmp_path: Path, collection: Path) -> None:
@@ -273,7 +273,7 @@ def test_dicom_files_bring_their_id_and_their_patient(tmp_path: Path) -> None:
     assert answer("forget", cases, "--patient", "PAT1")["removed"] == ["1.2.826.0.1.3680043.8.498.12"]
 
 
-# -- what is printed, and where -------------------------------------------------------------------------------------
+# -- what is printed, and where --------------------------------------------------------------------------------------
 
 
 def test_classify_gives_every_field_in_the_order_of_the_arguments(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_errors_are_in_the_json_too(tmp_path: Path) -> None:
     run("stats", tmp_path / "nowhere", "--json", tmp_path, code=2)
 
 
-# -- wrong usage ----------------------------------------------------------------------------------------------------
+# -- wrong usage -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_a_joint_label_with_an_empty_part_or_a_list_in_it_is_refused(tmp_path: P
 
 
 def test_patients_of_different_manifests_stay_different(tmp_path: Path, collection: Path) -> None:
-    few = ("--n-way", 3, "--k-shot", 10, "--n-query", 2, "--episodes", 2, "--no-baselines", "--head", "nearest")
+    few = ("--n-way", 3, "--k-shot", 10, "--n-query", 2, "--episodes", 100, "--no-baselines", "--head", "nearest")
     result = run("evaluate", collection, "--encoder", "pixels-16", *few, code=3)
     assert "none qualifies: the largest is 'across' with 8" in result.stderr
     twice = answer("evaluate", collection, collection, "--encoder", "pixels-16", *few)
@@ -462,7 +462,7 @@ def test_registering_from_a_manifest_and_being_told_of_a_new_class(tmp_path: Pat
     assert "'acros' is a new class. Did you mean 'across'?" in result.stderr
 
 
-# -- errors of the machinery ------------------------------------------------------------------------------------------
+# -- errors of the machinery -----------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_exits_130_and_a_mistake_in_the_program_is_not_hidden() -> None:
@@ -505,7 +505,7 @@ def test_a_reader_of_a_pipe_may_stop_early(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# -- moving to another encoder ----------------------------------------------------------------------------------------
+# -- moving to another encoder ---------------------------------------------------------------------------------------
 
 
 def test_reembed_moves_an_archive_to_another_encoder(tmp_path: Path, collection: Path) -> None:
