@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .archives import backup_command, embed_command, forget_command, search_command, stats_command, verify_command
+from .archives import backup_command, forget_command, search_command, stats_command, verify_command
 from .demonstration import demo_command
+from .embedding import embed_command
 from .learning import evaluate_command, train_command
 from .sets import classify_command, register_command
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .archives import ENCODER_HELP
 from .console import (
     JsonOption,
     Refused,
@@ -26,6 +25,7 @@ from .console import (
     write_json,
     write_text,
 )
+from .embedding import ENCODER_HELP
 
 if TYPE_CHECKING:
     from embeddings import Encoder

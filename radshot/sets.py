@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .archives import ENCODER_HELP
 from .console import (
     JsonOption,
     Refused,
@@ -24,6 +23,7 @@ from .console import (
     refused_json,
     write_json,
 )
+from .embedding import ENCODER_HELP
 
 if TYPE_CHECKING:
     from embeddings import Encoder
