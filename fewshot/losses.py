@@ -40,7 +40,15 @@ def class_means(vectors: Tensor, targets: Tensor, n_way: int) -> Tensor:
     return sums / counts[:, None]
 
 
-def prototypical_logits(support: Tensor, targets: Tensor, queries: Tensor, n_way: int, metric: str) -> Tensor:
+def prototypical_logits(
+    support: Tensor,
+    targets: Tensor,
+    queries: Tensor,
+    *,
+    n_way: int,
+    metric: str = "euclidean",
+    temperature: float | None = None,
+) -> Tensor:
     """Log-odds of each class for each query.
 
     Args:
@@ -48,21 +56,32 @@ def prototypical_logits(support: Tensor, targets: Tensor, queries: Tensor, n_way
         targets: int64 (n,), their class positions.
         queries: (m, d).
         n_way: Number of classes.
-        metric: "euclidean" (negative squared distance) or "cosine" (similarity over `COSINE_TEMPERATURE`).
+        metric: "euclidean" (negative squared distance) or "cosine".
+        temperature: What similarities are divided by; None is 1 for squared distances, as in the paper, and
+            `COSINE_TEMPERATURE` for the cosine. Long vectors need more than 1, or the first losses are in the dozens.
 
     Returns:
         (m, n_way).
     """
     if metric == "cosine":
         prototypes = functional.normalize(class_means(functional.normalize(support), targets, n_way))
-        return functional.normalize(queries) @ prototypes.T / COSINE_TEMPERATURE
+        return (
+            functional.normalize(queries) @ prototypes.T / (COSINE_TEMPERATURE if temperature is None else temperature)
+        )
     if metric == "euclidean":
-        return -squared_distances(queries, class_means(support, targets, n_way))
+        return -squared_distances(queries, class_means(support, targets, n_way)) / (temperature or 1.0)
     raise ValueError(f"metric must be 'cosine' or 'euclidean'; got {metric!r}.")
 
 
 def prototypical_loss(
-    support: Tensor, targets: Tensor, queries: Tensor, query_targets: Tensor, *, n_way: int, metric: str = "euclidean"
+    support: Tensor,
+    targets: Tensor,
+    queries: Tensor,
+    query_targets: Tensor,
+    *,
+    n_way: int,
+    metric: str = "euclidean",
+    temperature: float | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood of the queries' classes under a soft maximum over similarities to the prototypes.
 
@@ -73,8 +92,10 @@ def prototypical_loss(
         query_targets: int64 (m,).
         n_way: Number of classes in the episode.
         metric: "euclidean" or "cosine".
+        temperature: As for `prototypical_logits`.
 
     Returns:
         A scalar.
     """
-    return functional.cross_entropy(prototypical_logits(support, targets, queries, n_way, metric), query_targets)
+    logits = prototypical_logits(support, targets, queries, n_way=n_way, metric=metric, temperature=temperature)
+    return functional.cross_entropy(logits, query_targets)

@@ -16,12 +16,14 @@ class PrototypicalNetwork(nn.Module):
     Args:
         backbone: Images (n, c, h, w) -> vectors (n, d), with an attribute `dim`.
         metric: "euclidean" as in the paper, or "cosine".
+        temperature: What similarities are divided by, see `prototypical_logits`.
     """
 
-    def __init__(self, backbone: nn.Module, *, metric: str = "euclidean") -> None:
+    def __init__(self, backbone: nn.Module, *, metric: str = "euclidean", temperature: float | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.metric = metric
+        self.temperature = temperature
 
     def forward(self, images: Tensor, episodes: Sequence[EpisodeTargets]) -> list[Tensor]:
         """Embed the images of several episodes at once and return each episode's logits.
@@ -44,7 +46,14 @@ class PrototypicalNetwork(nn.Module):
         # Distances are differences of large numbers: half precision, welcome in the backbone, would ruin them here.
         with torch.autocast(vectors.device.type, enabled=False):
             return [
-                prototypical_logits(support, episode.support, query, episode.n_way, self.metric)
+                prototypical_logits(
+                    support,
+                    episode.support,
+                    query,
+                    n_way=episode.n_way,
+                    metric=self.metric,
+                    temperature=self.temperature,
+                )
                 for support, query, episode in zip(parts[::2], parts[1::2], episodes, strict=True)
             ]
 

@@ -158,8 +158,8 @@ class _Trainer:
             plan = replace(plan, validation_n_way=unseen.n_way)
             self.validation = list(unseen)
         self.plan: ValidationPlan = plan
-        self.network = PrototypicalNetwork(backbone, metric=config.metric).to(self.device)
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = PrototypicalNetwork(backbone, metric=config.metric, temperature=config.temperature)
+        self.network = self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.half = config.use_bfloat16(self.device.type)
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
         self.episodes_seen = 0
@@ -267,7 +267,11 @@ class _Trainer:
             support = np.concatenate(episode.support)
             query = np.concatenate(episode.query)
             logits = prototypical_logits(
-                vectors[support], _targets(episode.support, self.device), vectors[query], n_way, self.config.metric
+                vectors[support],
+                _targets(episode.support, self.device),
+                vectors[query],
+                n_way=n_way,
+                metric=self.config.metric,
             )
             right = (logits.argmax(1) == _targets(episode.query, self.device)).double()
             per_class = torch.split(right, [len(rows) for rows in episode.query])

@@ -30,6 +30,8 @@ class TrainingConfig:
         backbone: A name `build_backbone` knows.
         backbone_config: Its options.
         metric: "euclidean" (as in the paper) or "cosine": how a query is compared with a prototype.
+        temperature: What similarities are divided by before the soft maximum; None is 1 for squared distances, as in
+            the paper, and 0.1 for the cosine. Long vectors (pooling="flatten") train better with about d / 10.
         image_size: Side in pixels to which images are brought, aspect ratio kept.
         contrast: How grey levels are stretched before that (`Preprocess.contrast`).
         n_way: Classes in a training episode; None takes as many as there are, up to `MOST_WAYS`, and fewer where
@@ -57,6 +59,7 @@ class TrainingConfig:
     backbone: str = "conv4"
     backbone_config: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "euclidean"
+    temperature: float | None = None
     image_size: int = 64
     contrast: Literal["none", "minmax", "percentile"] = "none"
     n_way: int | None = None
@@ -107,6 +110,8 @@ class TrainingConfig:
             raise TrainingError(f"validation_share must lie between 0 and 1; got {self.validation_share}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise TrainingError(f"learning_rate must be above 0; got {self.learning_rate}.")
+        if self.temperature is not None and not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise TrainingError(f"temperature must be above 0; got {self.temperature}.")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise TrainingError(f"weight_decay must not be negative; got {self.weight_decay}.")
 

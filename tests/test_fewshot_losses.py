@@ -21,7 +21,7 @@ def episode(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
     return support, targets, queries, query_targets
 
 
-def slow_loss(support, targets, queries, query_targets, n_way: int, metric: str) -> float:
+def slow_loss(support, targets, queries, query_targets, n_way: int, metric: str, temperature: float) -> float:
     def unit(row: list[float]) -> list[float]:
         length = math.sqrt(sum(x * x for x in row))
         return [x / length for x in row]
@@ -37,20 +37,24 @@ def slow_loss(support, targets, queries, query_targets, n_way: int, metric: str)
         logits = []
         for prototype in prototypes:
             if metric == "euclidean":
-                logits.append(-sum((a - b) ** 2 for a, b in zip(query, prototype, strict=True)))
+                logits.append(-sum((a - b) ** 2 for a, b in zip(query, prototype, strict=True)) / temperature)
             else:
-                logits.append(sum(a * b for a, b in zip(unit(query), prototype, strict=True)) / COSINE_TEMPERATURE)
+                logits.append(sum(a * b for a, b in zip(unit(query), prototype, strict=True)) / temperature)
         total += -logits[target] + math.log(sum(math.exp(x) for x in logits))
     return total / len(queries)
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    ("metric", "given", "meant"),
+    [("euclidean", None, 1.0), ("euclidean", 7.0, 7.0), ("cosine", None, COSINE_TEMPERATURE), ("cosine", 0.5, 0.5)],
+)
 @pytest.mark.parametrize("seed", range(5))
-def test_loss_against_a_slow_loop(metric: str, seed: int) -> None:
+def test_loss_against_a_slow_loop(metric: str, given: float | None, meant: float, seed: int) -> None:
     support, targets, queries, query_targets = episode(seed)
-    loss = prototypical_loss(support, targets, queries, query_targets, n_way=3, metric=metric)
+    loss = prototypical_loss(support, targets, queries, query_targets, n_way=3, metric=metric, temperature=given)
     assert loss.shape == ()
-    assert float(loss) == pytest.approx(slow_loss(support, targets, queries, query_targets, 3, metric), rel=1e-12)
+    slow = slow_loss(support, targets, queries, query_targets, 3, metric, meant)
+    assert float(loss) == pytest.approx(slow, rel=1e-12)
 
 
 def test_squared_distances_against_a_slow_loop() -> None:
@@ -89,7 +93,7 @@ def test_the_gradient_reaches_support_and_queries_and_is_right(metric: str) -> N
 def test_a_query_on_its_prototype_costs_least() -> None:
     support = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
     targets = torch.tensor([0, 1])
-    logits = prototypical_logits(support, targets, support, 2, "euclidean")
+    logits = prototypical_logits(support, targets, support, n_way=2)
     assert torch.equal(logits, torch.tensor([[0.0, -16.0], [-16.0, 0.0]]))
 
 

@@ -316,6 +316,7 @@ def test_a_loss_that_is_no_longer_finite_stops_the_training() -> None:
         ({"seed": -1}, r"^seed must be a whole number of at least 0; got -1\.$"),
         ({"validation_share": 1.0}, r"^validation_share must lie between 0 and 1; got 1\.0\.$"),
         ({"learning_rate": 0.0}, r"^learning_rate must be above 0; got 0\.0\.$"),
+        ({"temperature": 0.0}, r"^temperature must be above 0; got 0\.0\.$"),
         ({"learning_rate": math.nan}, r"^learning_rate must be above 0; got nan\.$"),
         ({"weight_decay": -0.1}, r"^weight_decay must not be negative; got -0\.1\.$"),
     ],
