@@ -46,7 +46,13 @@ class Backbone(nn.Module):
 
 
 def conv4(
-    *, in_channels: int = 1, width: int = 64, depth: int = 4, pooling: Pooling = "mean", image_size: int | None = None
+    *,
+    in_channels: int = 1,
+    width: int = 64,
+    depth: int = 4,
+    pooling: Pooling = "mean",
+    image_size: int | None = None,
+    stem_width: int | None = None,
 ) -> Backbone:
     """Build `depth` blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max pooling (arXiv 1606.04080).
 
@@ -56,20 +62,26 @@ def conv4(
         depth: Number of blocks; each halves height and width.
         pooling: "mean" or "max" over what is left of the image, or "flatten" to keep it (as in arXiv 1703.05175).
         image_size: Side of the square images in pixels; needed by "flatten", whose `dim` depends on it.
+        stem_width: Channels of the first block, `width` by default. That block alone sees the full resolution and takes
+            most of the time; with half its channels a training step takes less than half.
 
     Returns:
         A network with dim = width, or width x (image_size / 2^depth)^2 for "flatten".
     """
     _check_whole("width", width, 1, MAX_WIDTH)
     _check_whole("depth", depth, 1, MAX_DEPTH)
+    if stem_width is not None:
+        _check_whole("stem_width", stem_width, 1, MAX_WIDTH)
+    widths = [width if stem_width is None or block else stem_width for block in range(depth)]
     layers: list[nn.Module] = []
-    for block in range(depth):
+    for before, after in zip([in_channels, *widths], widths, strict=False):
         layers += [
-            nn.Conv2d(in_channels if block == 0 else width, width, kernel_size=3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
+            nn.Conv2d(before, after, kernel_size=3, padding=1),
+            nn.BatchNorm2d(after),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),  # after the pooling, which it commutes with, it has a quarter of the work
         ]
+    width = widths[-1]
     dim = width
     if pooling == "mean":
         layers.append(nn.AdaptiveAvgPool2d(1))

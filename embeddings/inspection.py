@@ -1,4 +1,4 @@
-"""One file on its way into the archive: known or new, readable or refused; and how that is remembered in the database."""
+"""One file on its way into the archive: known or new, readable or refused; and how the database remembers it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .encoders import Encoder
 
 FRESH_NANOSECONDS = 2_000_000_000
-"""A file changed this recently may change again within the clock's grain: its hash, not its time, is trusted next time."""
+"""A file changed this recently may change again within the clock's grain: its hash is trusted then, not its time."""
 
 PIXEL_DIGITS = 32
-"""Hex digits kept of the SHA-256 of what the encoder loaded: one image in two encodings is told from a conflict by it."""
+"""Hex digits kept of the SHA-256 of what the encoder loaded: it tells one image in two encodings from a conflict."""
 
 NEVER = -1
 """Modification time recorded for such a file; it equals no real one."""
@@ -94,9 +94,9 @@ def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
 
 
 def _inspect(record: Record, path: str, store: Store, encoder: Encoder) -> Inspected:
-    if record.root is not None and record.path.is_symlink():
-        if not record.path.resolve().is_relative_to(record.root.resolve()):
-            return Inspected(path, id=record.id, reason="is a link that leads out of its source folder")
+    inside = record.root is None or not record.path.is_symlink()
+    if not inside and not record.path.resolve().is_relative_to((record.root or record.path).resolve()):
+        return Inspected(path, id=record.id, reason="is a link that leads out of its source folder")
     try:
         found = record.path.stat()
     except FileNotFoundError:
@@ -181,7 +181,9 @@ def same_pixels(connection: sqlite3.Connection, item: Inspected) -> bool:
     return row is not None and row[0] == 1
 
 
-def holder_of(connection: sqlite3.Connection, *, id: str | None = None, sha256: str | None = None) -> tuple[str, str] | None:
+def holder_of(
+    connection: sqlite3.Connection, *, id: str | None = None, sha256: str | None = None
+) -> tuple[str, str] | None:
     """Return id and path of the row that has an id or a content, or None."""
     column, value = ("id", id) if id is not None else ("hash", sha256)
     query = f"SELECT id, json_extract(metadata, '$.path') FROM rows WHERE {column} = ? ORDER BY id LIMIT 1"

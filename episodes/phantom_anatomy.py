@@ -1,7 +1,7 @@
-"""The healthy chest of a phantom: shapes of one patient, pose of one exposure, and the layers a radiograph is made of.
+"""The chest of a phantom: shapes of one patient, pose of one exposure, and the layers a radiograph is made of.
 
-Coordinates are thoracic: x = 0 is the midline and x > 0 the patient's left, which is the right of the image, as on every
-frontal radiograph; y grows towards the feet. One unit is about half the width of an average thorax.
+Coordinates are thoracic: x = 0 is the midline and x > 0 the patient's left, which is the right of the image, as on
+every frontal radiograph; y grows towards the feet. One unit is about half the width of an average thorax.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ class Chest:
     added: Array = field(init=False)
 
     def __post_init__(self) -> None:
+        """Lay the coordinate grids."""
         anatomy, pose = self.anatomy, self.pose
         grid_x, grid_y = _grid(self.shape)
         cos, sin = np.float32(np.cos(pose.angle)), np.float32(np.sin(pose.angle))
@@ -277,7 +278,7 @@ class Chest:
 
 
 def vessel_tree(rng: np.random.Generator) -> list[Stroke]:
-    """Return the bronchovascular branches of both lungs: seven from each hilum, each split twice and thinning."""
+    """Return the branches of both lungs' vessels: seven from each hilum, each split twice and thinning."""
     fan = np.tile(np.linspace(-1.35, 1.25, 7), 2) + rng.uniform(-0.12, 0.12, 14)
     sign = np.repeat([-1.0, 1.0], 7)
     start = np.stack([np.full(14, 0.24), HILUM_Y + 0.10 * np.sin(fan)], axis=1)
@@ -287,7 +288,7 @@ def vessel_tree(rng: np.random.Generator) -> list[Stroke]:
         middle = start + 0.5 * length[:, None] * np.stack([np.cos(fan), np.sin(fan)], axis=1)
         fan = fan + rng.uniform(-0.25, 0.25, len(fan))
         end = middle + 0.5 * length[:, None] * np.stack([np.cos(fan), np.sin(fan)], axis=1)
-        lines = np.stack([start, middle, end], axis=1)   # (branches, 3 points, xy)
+        lines = np.stack([start, middle, end], axis=1)  # (branches, 3 points, xy)
         lines[:, :, 0] *= sign[:, None]
         branches.extend((line, width, 0.35 + 8.0 * width) for line in lines)
         split = rng.uniform(0.15, 0.5, (2, len(fan)))

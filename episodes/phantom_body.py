@@ -115,4 +115,3 @@ def _bones(chest: Chest) -> Array:
     tall = edge(np.float32(0.55) - np.abs(chest.y + np.float32(0.45)), 0.15)
     bones += np.float32(0.13) * edge(np.abs(chest.x) - blade + np.float32(0.12), 0.03) * tall
     return bones * np.float32(anatomy.bone)
-

@@ -80,8 +80,8 @@ DEVICES = (
 def write_phantoms(phantoms: PhantomSet, folder: str | os.PathLike[str], *, format: str = "dicom") -> Path:
     """Write every image and a manifest that names them.
 
-    DICOM files are uncompressed CR or DX with 12 of 16 bits used, MONOCHROME1 or MONOCHROME2 by device, and a window that
-    shows exactly the set's grey levels. UIDs follow from seed and id, so the same set gives the same bytes.
+    DICOM files are uncompressed CR or DX with 12 of 16 bits used, MONOCHROME1 or MONOCHROME2 by device, and a window
+    that shows exactly the set's grey levels. UIDs follow from seed and id, so the same set gives the same bytes.
 
     Args:
         phantoms: What `make_phantoms` returned.

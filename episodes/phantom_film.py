@@ -24,8 +24,8 @@ def cables(chest: Chest, rng: np.random.Generator) -> Array:
             end = (rng.uniform(-0.8, 0.8), rng.uniform(-0.6, 0.8))
             leave = (float(rng.choice((-1.3, 1.3))), rng.uniform(-1.2, 1.2))
             bow = (0.5 * (end[0] + leave[0]), 0.5 * (end[1] + leave[1]))
-            strokes.append((course(rng, (end, bow, leave), 0.15), 0.022, rng.uniform(0.5, 1.0)))
-            strokes.append(([end], rng.uniform(0.05, 0.08), rng.uniform(0.6, 1.0)))
+            strokes.append((course(rng, (end, bow, leave), 0.15), 0.02, rng.uniform(0.4, 0.8)))
+            strokes.append(([end], rng.uniform(0.05, 0.07), rng.uniform(0.5, 0.9)))
     if rng.random() < 0.1:
         neck = (rng.uniform(-0.25, 0.25), -1.4)
         strokes.append((course(rng, (neck, (-0.2, -0.9), (-0.12, -0.3)), 0.05), 0.026, 0.8))
@@ -41,18 +41,19 @@ def expose(chest: Chest, attenuation: Array, rng: np.random.Generator) -> Array:
     total = attenuation + np.float32(0.30) * cables(chest, rng)
     total = total + np.float32(u(-0.12, 0.12)) * x + np.float32(u(-0.12, 0.12)) * y
     total = total + np.float32(0.04) * chest.texture("haze", rng) + np.float32(0.025) * chest.texture("cloud", rng)
-    centre, width = u(0.66, 0.90), u(1.35, 1.9)
+    centre, width = u(0.68, 0.88), u(1.4, 1.85)
     level = np.clip((total - np.float32(centre)) * np.float32(1.0 / width), -1.5, 1.5)
     image = np.float32(0.5) + level * (np.float32(1.0) - np.float32(0.148) * level * level)
     image = np.clip(image, 0.0, 1.0) ** np.float32(np.exp(u(-0.25, 0.25)))
-    dose = np.float32(u(0.006, 0.028))
+    dose = np.float32(u(0.006, 0.022))
     noise = np.float32(0.75) * chest.texture("fine", rng) + np.float32(0.65) * rng.standard_normal(
         chest.shape, dtype=np.float32
     )
     image = image + dose * noise * (np.float32(0.6) + image)
     if rng.random() < 0.15:
         pitch = u(2.6, 5.0) * rows / 160.0
-        image = image + np.float32(u(0.005, 0.02)) * np.cos(np.arange(rows, dtype=np.float32) * (6.2832 / pitch))[:, None]
+        lines = np.cos(np.arange(rows, dtype=np.float32) * np.float32(2.0 * np.pi / pitch))
+        image = image + np.float32(u(0.005, 0.02)) * lines[:, None]
     if rng.random() < 0.6:
         image = _collimate(image, x, y, rng)
     if rng.random() < 0.6:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .phantom_anatomy import HILUM_Y, SIDES, Chest, Stroke, course, edge
+from .phantom_anatomy import HILUM_Y, SIDES, Array, Chest, Stroke, course, edge
+from .phantom_body import LUNG_AIR
 from .phantom_specs import PhantomFinding, sides_of
 
 
@@ -20,8 +21,8 @@ def effusion(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) ->
         from_wall = np.clip(chest.wall - chest.x * np.float32(sign), 0.0, 2.0)
         climb = np.float32(0.34 + 0.2 * finding.severity) * np.exp(from_wall * np.float32(-1.0 / steep))
         surface = np.float32(level) - climb
-        fluid = edge(chest.y - surface, 0.045) * chest.lungs[side]
-        chest.added += np.float32(0.86) * fluid * chest.air
+        fluid = edge(chest.y - surface, 0.045) * (chest.x * np.float32(sign) > 0.0)
+        chest.added += np.float32(LUNG_AIR * chest.anatomy.aeration + 0.03) * fluid * chest.air
         chest.vessels = chest.vessels * (np.float32(1.0) - fluid)
 
 
@@ -42,7 +43,7 @@ def consolidation(chest: Chest, finding: PhantomFinding, rng: np.random.Generato
             bronchi.append((course(rng, ((SIDES[side] * 0.24, HILUM_Y), centre, end), 0.05), 0.04, 1.0))
         dark = np.float32(0.24) * chest.strokes(bronchi)
         density = np.float32(0.62) + np.float32(0.05) * chest.texture("grain", rng) - dark
-        chest.added += shade * density * chest.lungs[side]
+        chest.added += shade * density * in_front(chest, side)
         chest.vessels = chest.vessels * (np.float32(1.0) - np.float32(0.8) * shade)
 
 
@@ -77,7 +78,7 @@ def nodule(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> N
     for side in sides_of(finding):
         radius = 0.09 + 0.05 * finding.severity
         shape = chest.ellipse(place(chest, side, finding.place, rng), (radius, radius * rng.uniform(0.88, 1.0)))
-        chest.added += np.float32(0.58) * edge(shape, 0.25) * chest.lungs[side]
+        chest.added += np.float32(0.58) * edge(shape, 0.25) * in_front(chest, side)
 
 
 def mass(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -93,21 +94,21 @@ def mass(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> Non
             arm = np.array([np.cos(angle), np.sin(angle)])
             spikes.append((np.stack([np.asarray(centre), np.asarray(centre) + 1.55 * radius * arm]), 0.025, 0.55))
         shade = np.maximum(shade, chest.strokes(spikes))
-        chest.added += np.float32(0.68) * shade * chest.lungs[side]
+        chest.added += np.float32(0.72) * shade * in_front(chest, side)
         chest.vessels = chest.vessels * (np.float32(1.0) - np.float32(0.7) * shade)
 
 
 def cavity(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
     """A thick-walled ring around air, with a fluid level at its bottom."""
     for side in sides_of(finding):
-        centre, radius = place(chest, side, finding.place, rng), 0.22 + 0.10 * finding.severity
+        centre, radius = place(chest, side, finding.place, rng), 0.26 + 0.10 * finding.severity
         thick = 0.32 + rng.uniform(-0.04, 0.06)
         shape = chest.ellipse(centre, (radius, radius * rng.uniform(0.85, 1.0)), rng.uniform(-0.6, 0.6))
         outer, inner = edge(shape, 0.14), edge(shape - np.float32(thick), 0.07)
         fluid = edge(chest.y - np.float32(centre[1] + rng.uniform(0.15, 0.4) * radius), 0.015)
         shade = outer * (np.float32(1.0) - inner * (np.float32(1.0) - np.float32(0.85) * fluid))
         lucent = inner * (np.float32(1.0) - fluid)
-        chest.added += (np.float32(0.72) * shade - np.float32(0.20) * lucent) * chest.lungs[side]
+        chest.added += (np.float32(0.75) * shade - np.float32(0.24) * lucent) * in_front(chest, side)
         chest.vessels = chest.vessels * (np.float32(1.0) - outer)
 
 
@@ -132,13 +133,26 @@ def fibrosis(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) ->
     """A coarse net of lines in the outer and lower lung."""
     net = np.exp(np.float32(-7.0) * np.abs(chest.texture("grain", rng)))
     net = np.maximum(net, np.exp(np.float32(-5.0) * np.abs(chest.texture("patch", rng))))
+    outer = edge(np.abs(chest.x) - np.float32(0.5) * chest.wall, 0.4)
     for side in sides_of(finding):
-        outer = edge(np.abs(chest.x) - np.float32(0.5) * chest.wall, 0.4)
-        where = edge(chest.y - np.float32(0.25 - 0.6 * finding.severity), 0.45) if finding.place == "base" else (
-            edge(np.float32(-0.35 + 0.4 * finding.severity) - chest.y, 0.4)
-        )
-        extent = np.clip(where * (np.float32(0.45) + outer), 0.0, 1.0) * chest.air
+        if finding.place == "base":
+            where = edge(chest.y - np.float32(0.25 - 0.6 * finding.severity), 0.45)
+        else:
+            where = edge(np.float32(-0.35 + 0.4 * finding.severity) - chest.y, 0.4)
+        extent = np.clip(where * (np.float32(0.45) + outer), 0.0, 1.0) * chest.air * chest.lungs[side]
         chest.added += np.float32(0.55 + 0.15 * finding.severity) * (net - np.float32(0.15)) * extent
+
+
+def bronchiectasis(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
+    """Draw a cluster of thin-walled rings: widened bronchi seen end on."""
+    for side in sides_of(finding):
+        centre = place(chest, side, finding.place, rng)
+        for _ in range(5 + round(4 * finding.severity)):
+            at = (centre[0] + rng.normal(0.0, 0.14), centre[1] + rng.normal(0.0, 0.17))
+            size = rng.uniform(0.08, 0.12)
+            shape = chest.ellipse(at, (size, size * rng.uniform(0.8, 1.0)))
+            ring = edge(shape, 0.25) * (np.float32(1.0) - edge(shape - np.float32(0.5), 0.2))
+            chest.added += (np.float32(0.55) * ring - np.float32(0.12) * edge(shape, 0.25)) * in_front(chest, side)
 
 
 def miliary(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
@@ -169,7 +183,13 @@ def adenopathy(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) 
             at = (SIDES[side] * rng.uniform(0.22, 0.36), HILUM_Y + rng.uniform(-0.16, 0.2))
             size = rng.uniform(0.10, 0.14) + 0.05 * finding.severity
             shade = np.maximum(shade, edge(chest.ellipse(at, (size, size)), 0.15))
-        chest.added += np.float32(0.5) * shade * chest.lungs[side]
+        chest.added += np.float32(0.6) * shade * in_front(chest, side)
+        chest.vessels = chest.vessels * (np.float32(1.0) - shade)
+
+
+def in_front(chest: Chest, side: str) -> Array:
+    """Return how much of a solid lesion shows (h, w): all of it on air, little on heart and vessels."""
+    return np.float32(0.3) * chest.lungs[side] + np.float32(0.7) * chest.air * chest.lungs[side]
 
 
 def place(chest: Chest, side: str, zone: str, rng: np.random.Generator) -> tuple[float, float]:

@@ -13,23 +13,25 @@ from .phantom_specs import FINDINGS, PhantomFinding
 
 TERMS: dict[str, tuple[str, ...]] = {
     "effusion": ("pleural effusion", "pleural fluid", "hydrothorax"),
-    "pneumothorax": ("pneumothorax", "collapsed lung", "intrapleural air"),
+    "pneumothorax": ("pneumothorax", "air in the pleural space", "intrapleural air"),
     "consolidation": ("consolidation", "airspace opacification", "lobar pneumonia"),
     "infiltration": ("infiltrate", "bronchopneumonia", "patchy opacities"),
     "atelectasis": ("atelectasis", "subsegmental collapse", "discoid volume loss"),
     "nodule": ("pulmonary nodule", "coin lesion", "solitary nodule"),
-    "mass": ("lung mass", "mass lesion", "bulky tumour"),
+    "mass": ("lung mass", "mass lesion", "lung tumour"),
     "cavity": ("cavitary lesion", "thick-walled cavity", "cavitation"),
-    "cardiomegaly": ("cardiomegaly", "cardiac enlargement", "enlarged cardiac silhouette"),
+    "cardiomegaly": ("cardiomegaly", "cardiac enlargement", "enlargement of the heart"),
     "edema": ("pulmonary edema", "pulmonary oedema", "alveolar flooding"),
     "emphysema": ("emphysema", "hyperinflation", "bullous disease"),
     "fibrosis": ("fibrosis", "reticular opacities", "interstitial scarring"),
+    "bronchiectasis": ("bronchiectasis", "dilated bronchi", "bronchial dilatation"),
     "pleural thickening": ("pleural thickening", "pleural rind", "thickened pleura"),
     "hiatal hernia": ("hiatal hernia", "hiatus hernia", "intrathoracic stomach"),
     "miliary nodules": ("miliary nodules", "miliary pattern", "millet-seed shadowing"),
     "rib fractures": ("rib fractures", "fractured ribs", "costal fractures"),
     "free air": ("free subdiaphragmatic air", "pneumoperitoneum", "free intraperitoneal gas"),
     "cardiac device": ("pacemaker", "cardiac implantable device", "pulse generator"),
+    "chest tube": ("chest tube", "thoracostomy tube", "pleural drain"),
     "scoliosis": ("scoliosis", "lateral spinal curvature", "scoliotic deformity"),
     "calcified granulomas": ("calcified granulomas", "calcified foci", "healed granulomatous disease"),
     "hilar adenopathy": ("hilar adenopathy", "hilar lymphadenopathy", "enlarged hilar nodes"),
@@ -40,7 +42,7 @@ _PRESENT: dict[str, tuple[str, ...]] = {
     "effusion": ("{Degree} {term} {side} with blunting of the costophrenic angle.", "{Degree} {term} layering {side}."),
     "pneumothorax": (
         "{Degree} {term} {side} with a visible pleural line.",
-        "There is a {degree} {term} {side}, without lung markings beyond the pleural line.",
+        "There is {degree} {term} {side}, without lung markings beyond the pleural line.",
     ),
     "consolidation": ("{Degree} {term} {where} with air bronchograms.", "Dense {term} {where}."),
     "infiltration": ("{Degree} {term} {where}.", "Ill-defined {term} {where}, {degree}."),
@@ -49,15 +51,23 @@ _PRESENT: dict[str, tuple[str, ...]] = {
     "mass": ("{Degree} spiculated {term} {where}.", "There is a lobulated {term} {where}."),
     "cavity": ("{Degree} {term} {where} with an air-fluid level.", "Ring shadow {where}, in keeping with {term}."),
     "cardiomegaly": ("{Degree} {term}.", "There is {degree} {term}, the cardiothoracic ratio exceeding one half."),
-    "edema": ("{Degree} {term} in a perihilar butterfly distribution.", "Perihilar haze and septal lines of {degree} {term}."),
+    "edema": (
+        "{Degree} {term} in a perihilar butterfly distribution.",
+        "Perihilar haze and septal lines of {degree} {term}.",
+    ),
     "emphysema": ("{Degree} {term} with flattened diaphragms.", "Lucent lungs in keeping with {degree} {term}."),
     "fibrosis": ("{Degree} {term} {where}.", "Coarse net-like {term} {where} with volume loss."),
+    "bronchiectasis": ("{Degree} {term} {where}.", "Clustered ring shadows of {term} {where}."),
     "pleural thickening": ("{Degree} {term} along the {side_word} lateral chest wall.", "Scalloped {term} {side}."),
     "hiatal hernia": ("{Degree} {term} behind the heart.", "Retrocardiac air-fluid level of a {degree} {term}."),
-    "miliary nodules": ("Diffuse {term} throughout both lungs.", "Innumerable tiny opacities in a {degree} {term}."),
+    "miliary nodules": ("Diffuse {term} throughout both lungs.", "Innumerable tiny opacities in keeping with {term}."),
     "rib fractures": ("Healing lateral {term} {side}.", "Several {term} with callus {side}."),
     "free air": ("{Degree} {term} beneath the diaphragm {side}.", "Crescent of {term} {side}."),
-    "cardiac device": ("{Term} projected over the {side_word} upper chest with leads to the heart.", "{Term} in place {side}."),
+    "cardiac device": (
+        "{Term} projected over the {side_word} upper chest with leads to the heart.",
+        "{Term} in place {side}.",
+    ),
+    "chest tube": ("{Term} {side} with its tip towards the apex.", "{Term} in place {side}."),
     "scoliosis": ("{Degree} {term} of the thoracic spine convex to the {side_word}.", "{Degree} thoracic {term}."),
     "calcified granulomas": ("Dense {term} {where}.", "Clustered {term} {where}."),
     "hilar adenopathy": ("{Degree} {term} {side}.", "Lobulated {term} {side}."),
@@ -65,13 +75,13 @@ _PRESENT: dict[str, tuple[str, ...]] = {
 
 _DENIED = (
     "No {term}.",
-    "There is no {term}.",
+    "The image shows no {term}.",
     "No evidence of {term}.",
     "No {term} or {other}.",
     "Negative for {term}.",
-    "{Term} is not seen.",
-    "Neither {term} nor {other} is identified.",
-    "The chest is without {term}.",
+    "No {term} can be made out.",
+    "Neither {term} nor {other} can be made out.",
+    "The chest is free of {term}.",
 )
 
 _HEALTHY = (
@@ -92,7 +102,7 @@ _DEGREES = {"mild": ("small", "mild", "subtle"), "moderate": ("moderate",), "sev
 
 _SIMILAR = (
     {"nodule", "mass", "cavity", "miliary nodules", "calcified granulomas"},
-    {"consolidation", "infiltration", "atelectasis", "edema", "fibrosis"},
+    {"consolidation", "infiltration", "atelectasis", "edema", "fibrosis", "bronchiectasis"},
     {"effusion", "pleural thickening"},
     {"rib fractures", "scoliosis"},
 )

@@ -15,7 +15,8 @@ from .phantom_specs import PhantomFinding, sides_of
 
 def enlarge_heart(anatomy: Anatomy, finding: PhantomFinding) -> Anatomy:
     """Cardiomegaly: the heart wider than half the thorax."""
-    return replace(anatomy, heart=anatomy.heart * (1.32 + 0.3 * finding.severity), mediastinum=anatomy.mediastinum + 0.02)
+    heart = anatomy.heart * (1.32 + 0.3 * finding.severity)
+    return replace(anatomy, heart=heart, mediastinum=anatomy.mediastinum + 0.02)
 
 
 def overinflate(anatomy: Anatomy, finding: PhantomFinding) -> Anatomy:
@@ -78,9 +79,9 @@ def pneumothorax(chest: Chest, finding: PhantomFinding, rng: np.random.Generator
 def pleural_thickening(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
     """A scalloped dense rind inside the chest wall."""
     sign = SIDES[finding.side]
-    thick = np.float32(0.09 + 0.09 * finding.severity) * (
-        np.float32(1.0) + np.float32(0.45) * np.sin(chest.y * np.float32(rng.uniform(7.0, 11.0)) + np.float32(rng.uniform(0, 6)))
-    )
+    pitch, start = np.float32(rng.uniform(7.0, 11.0)), np.float32(rng.uniform(0.0, 6.0))
+    scallops = np.float32(1.0) + np.float32(0.45) * np.sin(chest.y * pitch + start)
+    thick = np.float32(0.09 + 0.09 * finding.severity) * scallops
     top, bottom = rng.uniform(-0.8, -0.4), rng.uniform(0.4, 0.7)
     reach = edge(chest.y - np.float32(top), 0.15) * edge(np.float32(bottom) - chest.y, 0.15)
     depth = thick * reach - (chest.wall - chest.x * np.float32(sign))
@@ -132,19 +133,31 @@ def free_air(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) ->
 
 
 def cardiac_device(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
-    """A pulse generator under the collarbone and one or two leads to the heart."""
+    """A pulse generator under the collarbone and two leads to the heart, in atrium and ventricle."""
     sign = SIDES[finding.side]
     x, y = sign * rng.uniform(0.5, 0.75), rng.uniform(-0.72, -0.45)
     size, turn = 0.14 + 0.03 * finding.severity, rng.uniform(-0.5, 0.5)
     can = edge(_box(chest, (x, y), size, turn), 0.02)
     tips = [(rng.uniform(0.12, 0.32), rng.uniform(0.48, 0.6)), (-0.12, rng.uniform(0.1, 0.2))]
     leads: list[Stroke] = []
-    for tip in tips[: 1 + int(rng.random() < 0.5)]:
+    for tip in tips:
         path = ((x, y - 0.05), (sign * 0.28, -0.78), (-0.08, -0.55), (-0.16, 0.0), tip)
         line = course(rng, path, 0.02)
-        leads.append((line, 0.045, 0.8))
+        leads.append((line, 0.055, 0.8))
         leads.append((line[-2:], 0.06, 1.0))
-    chest.added += np.float32(0.95) * np.maximum(can, np.float32(0.8) * chest.strokes(leads))
+    chest.added += np.float32(1.5) * np.maximum(can, np.float32(0.6) * chest.strokes(leads))
+
+
+def chest_tube(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> None:
+    """A drain through the lateral chest wall, pointing up to the apex, with an opaque stripe and a gap in it."""
+    sign = SIDES[finding.side]
+    outside = (sign * 1.25, rng.uniform(0.1, 0.5))
+    entry = (sign * rng.uniform(0.72, 0.86), rng.uniform(-0.1, 0.25))
+    tip = (sign * rng.uniform(0.3, 0.5), rng.uniform(-0.75, -0.5))
+    line = course(rng, (outside, entry, (sign * 0.66, -0.3), tip), 0.03)
+    wide = 0.075 + 0.02 * finding.severity
+    strokes: list[Stroke] = [(line, wide, 0.35), (line, 0.04, 1.0), (line[-7:-5], wide, 0.0), (line[-7:-5], wide, 0.35)]
+    chest.added += np.float32(0.75) * chest.strokes(strokes)
 
 
 def _box(chest: Chest, centre: tuple[float, float], size: float, angle: float) -> Array:
@@ -154,4 +167,3 @@ def _box(chest: Chest, centre: tuple[float, float], size: float, angle: float) -
     along, across = np.abs(cos * dx + sin * dy), np.abs(cos * dy - sin * dx)
     corner = ((along / np.float32(size)) ** 4 + (across / np.float32(0.85 * size)) ** 4) ** np.float32(0.25)
     return np.float32(size) * (np.float32(1.0) - corner)
-

@@ -61,12 +61,14 @@ SPECS: dict[str, Spec] = {
     "edema": Spec(("both",), ("perihilar",)),
     "emphysema": Spec(("both",), ("diffuse",)),
     "fibrosis": Spec(("both", "both", "left", "right"), ("base", "base", "apex")),
+    "bronchiectasis": Spec(_MOSTLY_ONE, ("middle", "lower")),
     "pleural thickening": Spec(_EITHER, ("lateral",)),
     "hiatal hernia": Spec(("midline",), ("retrocardiac",)),
     "miliary nodules": Spec(("both",), ("diffuse",)),
     "rib fractures": Spec(_EITHER, ("lateral",)),
     "free air": Spec(("right", "right", "both"), ("subphrenic",)),
     "cardiac device": Spec(("left", "left", "right"), ("chest wall",)),
+    "chest tube": Spec(_EITHER, ("pleural space",)),
     "scoliosis": Spec(_EITHER, ("spine",)),
     "calcified granulomas": Spec(_EITHER, ZONES),
     "hilar adenopathy": Spec(("both", "left", "right"), ("hilum",)),
@@ -108,6 +110,22 @@ def known(names: Iterable[str]) -> tuple[str, ...]:
         if chosen.count(name) > 1:
             raise ValueError(f"findings names {name!r} more than once.")
     return chosen
+
+
+def check_finding(finding: PhantomFinding) -> None:
+    """Refuse a finding that cannot be drawn as described.
+
+    Raises:
+        ValueError: For an unknown name, a side or place the finding does not have, or a severity outside [0, 1].
+    """
+    known([finding.name])
+    spec = SPECS[finding.name]
+    for what, value, allowed in (("side", finding.side, spec.sides), ("place", finding.place, spec.places)):
+        if value not in allowed:
+            unique = ", ".join(dict.fromkeys(allowed))
+            raise ValueError(f"The {finding.name}'s {what} must be one of {unique}, got {value!r}.")
+    if not 0.0 <= finding.severity <= 1.0:
+        raise ValueError(f"The {finding.name}'s severity lies between 0 and 1, got {finding.severity}.")
 
 
 def draw_finding(name: str, rng: np.random.Generator) -> PhantomFinding:

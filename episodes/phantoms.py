@@ -1,7 +1,7 @@
 """Synthetic frontal chest radiographs, drawn from anatomy, with findings, reports and the truth about them.
 
-They exist so that everything in this library can be tried, taught and tested without a patient's image. What is drawn is
-schematic: a good figure on phantoms says that a method works as built, and nothing about its use on people.
+They exist so that everything in this library can be tried, taught and tested without a patient's image. What is drawn
+is schematic: a good figure on phantoms says that a method works as built, and nothing about its use on people.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from .phantom_body import attenuation, lay_out
 from .phantom_files import write_phantoms
 from .phantom_film import expose
 from .phantom_reports import write_report
+from .phantom_set import PhantomSet
 from .phantom_specs import (
     FINDINGS,
     NO_FINDING,
     SOURCE_FINDINGS,
     UNSEEN_FINDINGS,
     PhantomFinding,
+    check_finding,
     draw_finding,
     known,
 )
-from .phantom_set import PhantomSet
 
 DEFAULT_SIZE = (160, 144)
 """Rows and columns of a phantom's image."""
@@ -57,11 +58,13 @@ _PAINTERS: dict[str, _Painter] = {
     "edema": opacities.edema,
     "emphysema": shapes.bullae,
     "fibrosis": opacities.fibrosis,
+    "bronchiectasis": opacities.bronchiectasis,
     "pleural thickening": shapes.pleural_thickening,
     "hiatal hernia": shapes.hiatal_hernia,
     "miliary nodules": opacities.miliary,
     "rib fractures": shapes.rib_fractures,
     "free air": shapes.free_air,
+    "chest tube": shapes.chest_tube,
     "cardiac device": shapes.cardiac_device,
     "calcified granulomas": opacities.granulomas,
     "hilar adenopathy": opacities.adenopathy,
@@ -141,10 +144,10 @@ def draw_phantom(
         Grey levels in [0, 1], float32 (rows, columns).
 
     Raises:
-        ValueError: For a finding that is not known, or a size below 32 pixels.
+        ValueError: For a finding that cannot be drawn as described, or a size below 32 pixels.
     """
-    if findings:
-        known(finding.name for finding in findings)
+    for finding in findings:
+        check_finding(finding)
     _check_size(size)
     return _draw(tuple(findings), patient, image, size)[0]
 

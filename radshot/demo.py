@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from episodes import (
     make_phantoms,
     write_phantoms,
 )
+from fewshot import TrainingConfig
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fewshot import Training
 
 #: Patients drawn with each finding trained on, and images of each.
-SOURCE_PATIENTS, SOURCE_IMAGES = 60, 2
+SOURCE_PATIENTS, SOURCE_IMAGES = 45, 2
 #: Patients drawn with each finding never trained on, and images of each.
 UNSEEN_PATIENTS, UNSEEN_IMAGES = 50, 2
 #: Patients registered per finding.
@@ -38,7 +39,16 @@ K_SHOT = 5
 #: Phantoms' height and width in pixels.
 SIZE = (160, 160)
 #: Training episodes; about a minute and a half on two cores.
-TRAINING_EPISODES = 400
+TRAINING_EPISODES = 1000
+#: Many small episodes at a high rate learn more in the same time than few large ones (benchmarks/RESULTS.md).
+TRAINING = TrainingConfig(
+    backbone_config={"stem_width": 32},
+    k_shot=2,
+    n_query=2,
+    learning_rate=6e-3,
+    validation_share=0.1,
+    validation_every=100,
+)
 #: Neighbours counted by the search precision.
 SEARCH_K = 5
 #: What is measured beside the trained encoder, under the name it has in demo.json.
@@ -101,7 +111,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     Returns:
         The result; `demo.json` and the report are written by the caller.
     """
-    from fewshot import ComparisonSet, PrototypeClassifier, TrainingConfig, train
+    from fewshot import ComparisonSet, PrototypeClassifier, train
 
     began = time.monotonic()
     say(f"1/5 drawing phantoms: {len(SOURCE_FINDINGS)} findings to train on, {len(UNSEEN_FINDINGS)} kept unseen")
@@ -114,7 +124,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
         source.images,
         source.labels,
         groups=source.groups,
-        config=TrainingConfig(episodes=TRAINING_EPISODES, seed=seed),
+        config=replace(TRAINING, episodes=TRAINING_EPISODES, seed=seed),
         out=out / "encoder",
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""Decide from words: classes known by radiology text alone. Nothing is public yet; the package only guards its floor."""
+"""Decide from words: classes known by radiology text alone. Nothing is public yet; only the guard is here."""
 
 from __future__ import annotations
 
