@@ -71,7 +71,7 @@ def train(
     device: str = "auto",
     progress: bool = False,
 ) -> Training:
-    """Train an encoder episodically and return the weights that were best on held-out episodes.
+    """Train an encoder episodically and return the weights that did best on held-out episodes.
 
     Args:
         images: n sources `read_image` takes, or a uint8 array (n, h, w) of grey levels, which is used as it is.
@@ -179,7 +179,7 @@ class _Trainer:
             pct_start=max(WARM_UP, 2 / (steps + 1)),  # a rise shorter than a step divides by zero inside torch
         )
         every = max(1, config.validation_every // config.episodes_per_step)
-        best_state, best_accuracy, best_episode = self._state(), -1.0, 0
+        best_state, best_accuracy, best_episode, highest = self._state(), -1.0, 0, -1.0
         since_best, stopped_early = 0, False
         began = time.monotonic()
         losses: list[float] = []
@@ -194,7 +194,7 @@ class _Trainer:
                 bar.advance(self.episodes_seen - before, loss=float(np.mean(losses[-20:])))
                 if (step + 1) % every and step + 1 < steps:
                     continue
-                validation = self._validate() if self.validation else None
+                validation, error = self._validate() if self.validation else (None, 0.0)
                 self.history.append(
                     {
                         "episode": self.episodes_seen,
@@ -207,8 +207,11 @@ class _Trainer:
                 )
                 losses, accuracies = [], []
                 bar.validated(validation)
-                since_best = 0 if validation is None or validation > best_accuracy else since_best + 1
-                if validation is None or validation >= best_accuracy:  # of equals the later: it was trained for longer
+                since_best = 0 if validation is None or validation > highest else since_best + 1
+                # Weights trained for longer are kept unless they are worse than the best by more than the chance of
+                # drawing the episodes explains (the one-standard-error rule of Breiman et al. 1984, chapter 3.4.3).
+                highest = max(highest, validation or 0.0)
+                if validation is None or validation >= highest - error:
                     best_state, best_accuracy, best_episode = self._state(), validation or 0.0, self.episodes_seen
                 if config.patience and since_best >= config.patience:
                     stopped_early = True
@@ -258,8 +261,8 @@ class _Trainer:
                 parts.append(self.network.backbone(self._batch(rows[start : start + EMBED_BATCH], augment=False)))
         return torch.cat(parts).float()
 
-    def _validate(self) -> float:
-        """Mean accuracy over the validation episodes; every image is embedded once."""
+    def _validate(self) -> tuple[float, float]:
+        """Mean accuracy over the validation episodes and its standard error; every image is embedded once."""
         vectors = self._embed(self.plan.validation)
         shares = []
         for episode in self.validation:
@@ -276,7 +279,8 @@ class _Trainer:
             right = (logits.argmax(1) == _targets(episode.query, self.device)).double()
             per_class = torch.split(right, [len(rows) for rows in episode.query])
             shares.append(float(torch.stack([part.mean() for part in per_class]).mean()))
-        return float(np.mean(shares))
+        error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+        return float(np.mean(shares)), error
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.network.state_dict().items()}

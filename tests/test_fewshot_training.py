@@ -132,13 +132,13 @@ def test_the_source_mean_is_the_mean_of_what_was_trained_on(learnt: Training) ->
     assert np.allclose(learnt.encoder.encode(seen).mean(0), learnt.encoder.source_mean, atol=1e-5)
 
 
-def play(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[dict[str, torch.Tensor]]:
+def play(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], error: float = 0.0) -> list[dict[str, torch.Tensor]]:
     """Make the validations return given accuracies, and note the weights at each."""
     states: list[dict[str, torch.Tensor]] = []
 
-    def validate(self: _Trainer) -> float:
+    def validate(self: _Trainer) -> tuple[float, float]:
         states.append({k: v.clone() for k, v in self.network.backbone.state_dict().items()})
-        return accuracies[len(states) - 1]
+        return accuracies[len(states) - 1], error
 
     monkeypatch.setattr(_Trainer, "_validate", validate)
     return states
@@ -151,6 +151,12 @@ def test_the_best_weights_are_kept_and_not_the_last(monkeypatch: pytest.MonkeyPa
     kept = training.encoder.network.state_dict()
     assert all(torch.equal(kept[k], states[1][k]) for k in kept)
     assert not all(torch.equal(kept[k], states[2][k]) for k in kept)
+
+
+def test_later_weights_are_kept_unless_worse_by_more_than_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    play(monkeypatch, [0.2, 0.9, 0.88, 0.87, 0.86], error=0.03)
+    training = run(replace(QUICK, episodes=10))
+    assert (training.best_episode, training.best_accuracy) == (8, 0.87)
 
 
 @pytest.mark.parametrize(
