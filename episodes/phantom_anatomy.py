@@ -103,10 +103,10 @@ class Pose:
         u = rng.uniform
         view = "PA" if rng.random() < 0.65 else "AP"
         return cls(
-            shift=(u(-0.11, 0.11), u(-0.11, 0.11)),
-            zoom=u(0.92, 1.08),
+            shift=(u(-0.09, 0.09), u(-0.09, 0.09)),
+            zoom=u(0.93, 1.07),
             aspect=u(0.94, 1.06),
-            angle=float(np.clip(rng.normal(0.0, 0.05), -0.11, 0.11)),
+            angle=float(np.clip(rng.normal(0.0, 0.045), -0.1, 0.1)),
             turn=u(-0.05, 0.05),
             breath=u(-0.07, 0.07),
             arms=u(0.0, 1.0) if view == "PA" else u(0.0, 0.5),

@@ -45,7 +45,7 @@ def expose(chest: Chest, attenuation: Array, rng: np.random.Generator) -> Array:
     level = np.clip((total - np.float32(centre)) * np.float32(1.0 / width), -1.5, 1.5)
     image = np.float32(0.5) + level * (np.float32(1.0) - np.float32(0.148) * level * level)
     image = np.clip(image, 0.0, 1.0) ** np.float32(np.exp(u(-0.25, 0.25)))
-    dose = np.float32(u(0.006, 0.022))
+    dose = np.float32(u(0.006, 0.018))
     noise = np.float32(0.75) * chest.texture("fine", rng) + np.float32(0.65) * rng.standard_normal(
         chest.shape, dtype=np.float32
     )

@@ -68,11 +68,11 @@ def pneumothorax(chest: Chest, finding: PhantomFinding, rng: np.random.Generator
     apex = chest.y - np.float32(-1.1 + 0.8 * gap)
     depth = np.minimum(border - chest.x * np.float32(sign), apex)
     collapsed = edge(depth, 0.02)
-    line = edge(np.float32(0.028) - np.abs(depth), 0.018)
+    line = edge(np.float32(0.034) - np.abs(depth), 0.018)
     free = np.float32(1.0) - collapsed
     lung = chest.lungs[side]
     chest.vessels = chest.vessels * (np.float32(1.0) - free * lung)
-    change = np.float32(0.42) * line - np.float32(0.26) * free + np.float32(0.12 + 0.1 * finding.severity) * collapsed
+    change = np.float32(0.46) * line - np.float32(0.34) * free + np.float32(0.12 + 0.1 * finding.severity) * collapsed
     chest.added += change * lung * np.clip(chest.air * np.float32(1.2), 0.0, 1.0)
 
 
@@ -136,7 +136,7 @@ def cardiac_device(chest: Chest, finding: PhantomFinding, rng: np.random.Generat
     """A pulse generator under the collarbone and two leads to the heart, in atrium and ventricle."""
     sign = SIDES[finding.side]
     x, y = sign * rng.uniform(0.5, 0.75), rng.uniform(-0.72, -0.45)
-    size, turn = 0.14 + 0.03 * finding.severity, rng.uniform(-0.5, 0.5)
+    size, turn = 0.16 + 0.03 * finding.severity, rng.uniform(-0.5, 0.5)
     can = edge(_box(chest, (x, y), size, turn), 0.02)
     tips = [(rng.uniform(0.12, 0.32), rng.uniform(0.48, 0.6)), (-0.12, rng.uniform(0.1, 0.2))]
     leads: list[Stroke] = []
