@@ -31,9 +31,9 @@ def main() -> None:
         ours, low, high = found["fewshot"]["accuracy"], *found["fewshot"]["interval"]
         others = found["fewshot"]["over_random_episodes"]["accuracy"]
         floors = " | ".join(f"{found['baselines'][name]['accuracy']:.3f}" for name in ("pixels", "hog"))
-        precision, seconds = found["search"]["precision_at_5"], found["seconds"]
+        precision, took = found["search"]["precision_at_5"], found["seconds"]
         print(
-            f"| {seed} | {ours:.3f} [{low:.3f}, {high:.3f}] | {others:.3f} | {floors} | {precision:.3f} | {seconds:.0f} |",
+            f"| {seed} | {ours:.3f} [{low:.3f}, {high:.3f}] | {others:.3f} | {floors} | {precision:.3f} | {took:.0f} |",
             flush=True,
         )
 

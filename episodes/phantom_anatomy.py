@@ -273,7 +273,7 @@ class Chest:
 
     def point(self, side: str, across: float, y: float) -> tuple[float, float]:
         """Return the point of a lung at height y, `across` running from 0 (mediastinum) to 1 (chest wall)."""
-        outer = float(self.lung_edge(np.float32(y)[None])[0])
+        outer = float(self.lung_edge(np.full(1, y, dtype=np.float32))[0])
         return SIDES[side] * (0.18 + across * (outer - 0.18)), y
 
 
@@ -304,4 +304,5 @@ def course(rng: np.random.Generator, anchors: Sequence[tuple[float, float]], wob
     xy = xy + rng.uniform(-wobble, wobble, xy.shape)
     t = np.linspace(0.0, 1.0, len(xy))
     fit = np.polynomial.polynomial.polyfit(t, xy, len(xy) - 1)
-    return np.asarray(np.polynomial.polynomial.polyval(np.linspace(0.0, 1.0, 24), fit)).T
+    line = np.polynomial.polynomial.polyval(np.linspace(0.0, 1.0, 24), fit)
+    return np.asarray(line, dtype=np.float64).T

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
@@ -161,7 +162,7 @@ def _dicom(phantoms: PhantomSet, i: int, device: Device, study: str) -> FileData
     image_id, patient, seed = phantoms.ids[i], phantoms.patients[i], str(phantoms.seed)
     uid = generate_uid(entropy_srcs=["radshot image", seed, image_id])
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = device.sop_class
+    meta.MediaStorageSOPClassUID = UID(device.sop_class)
     meta.MediaStorageSOPInstanceUID = uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = generate_uid(entropy_srcs=["radshot phantoms"])

@@ -124,7 +124,7 @@ def edema(chest: Chest, finding: PhantomFinding, rng: np.random.Generator) -> No
         for _ in range(9):
             y = rng.uniform(0.2, 0.62)
             reach = rng.uniform(0.1, 0.18)
-            outer = float(chest.lung_edge(np.float32(y)[None])[0])
+            outer = float(chest.lung_edge(np.full(1, y, dtype=np.float32))[0])
             lines.append(([(SIDES[side] * outer, y), (SIDES[side] * (outer - reach), y - 0.02)], 0.02, 0.8))
         chest.added += np.float32(0.32) * chest.strokes(lines) * chest.air
 

@@ -166,4 +166,4 @@ def _box(chest: Chest, centre: tuple[float, float], size: float, angle: float) -
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     along, across = np.abs(cos * dx + sin * dy), np.abs(cos * dy - sin * dx)
     corner = ((along / np.float32(size)) ** 4 + (across / np.float32(0.85 * size)) ** 4) ** np.float32(0.25)
-    return np.float32(size) * (np.float32(1.0) - corner)
+    return np.asarray(np.float32(size) * (np.float32(1.0) - corner), dtype=np.float32)
