@@ -21,7 +21,7 @@ from .outcomes import Outcomes, json_safe
 from .report import Report, summarise
 from .sampler import EpisodeSampler
 
-VERSIONED = ("numpy", "scikit-learn", "radshot")
+VERSIONED = ("numpy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu", "radshot")
 """Distributions whose versions a report names."""
 
 

@@ -184,7 +184,7 @@ class Manifest:
         for row, cell in enumerate(cells):
             if not cell.strip():
                 raise ManifestError(f"{self._where_is(row)} has no {what}: its {column!r} is empty.")
-        return cells
+        return cells if what == "image" else [cell.strip() for cell in cells]
 
     def _read_labels(self, column: str) -> list[Any]:
         """Return the labels, as tuples where any row has several."""

@@ -107,7 +107,11 @@ def _rows_meeting(held: Archive, snapshot: Snapshot, where: str) -> list[str]:
     """Ids of the rows whose metadata meet a condition."""
     from episodes import rows_where
 
-    among = [name for name, take in zip(snapshot.ids, rows_where(held.table(), where), strict=True) if take]
+    table = held.table()
+    # A manifest's `Patient` stands beside radshot's own `patient`, which wins: filters do not tell capitals apart.
+    twins = [name for name in table.columns if name != name.lower() and name.lower() in table.columns]
+    mask = rows_where(table.drop(columns=twins), where)
+    among = [name for name, take in zip(snapshot.ids, mask, strict=True) if take]
     if not among:
         raise Refused(f"No row of the archive '{held.path}' meets {where!r}.")
     return among

@@ -80,7 +80,7 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
 def _checked(function: Callable[..., int], json_file: Path | None, args: Any, kwargs: Any) -> int:
     try:
         if json_file is not None:
-            _check_target(json_file)
+            check_target(json_file, "--json")
         return function(*args, **kwargs)
     except KeyboardInterrupt:
         _fail("Stopped; what was committed before is kept.", INTERRUPTED, json_file)
@@ -96,14 +96,14 @@ def _checked(function: Callable[..., int], json_file: Path | None, args: Any, kw
         _fail(sentence if sentence.endswith((".", "?")) else f"{sentence}.", code, json_file)
 
 
-def _check_target(json_file: Path) -> None:
-    """Find out before the work whether its result can be written."""
-    if json_file.is_dir():
-        raise Usage(f"--json names a file to write, and '{json_file}' is a folder.")
-    if str(json_file) != PRINTED:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(json_file.parent, os.W_OK):
-            raise Refused(f"--json cannot write to the folder '{json_file.parent}'.")
+def check_target(file: Path, option: str) -> None:
+    """Find out before the work whether its result can be written to the file an option names."""
+    if file.is_dir():
+        raise Usage(f"{option} names a file to write, and '{file}' is a folder.")
+    if str(file) != PRINTED:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file.parent, os.W_OK):
+            raise Refused(f"{option} cannot write to the folder '{file.parent}'.")
 
 
 def _code_of(error: Exception) -> int | None:
@@ -113,6 +113,8 @@ def _code_of(error: Exception) -> int | None:
     if isinstance(error, Usage | UnknownColumn | UnknownEncoder):
         return WRONG_USAGE
     if isinstance(error, Refused | ArchiveError | EncoderError | ImageError | SourceError | OSError):
+        return REFUSED
+    if isinstance(error, ImportError):  # a missing extra, such as FAISS; the sentence names the install command
         return REFUSED
     from episodes import EpisodeError, FilterError, ManifestError
     from episodes import UnknownColumn as UnknownManifestColumn

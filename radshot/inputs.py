@@ -30,6 +30,8 @@ DECODERS = 4
 JOINT_TEXT = " / "
 #: Files that are read as a table of images.
 TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+#: Why an image whose vector cannot be compared is refused.
+NOT_FINITE = "its vector holds NaN or infinity"
 #: What may stand before a path in an encoder's spec.
 SPEC_PREFIXES = ("hf:", "vectors:")
 
@@ -90,8 +92,14 @@ def read_manifests(
             all_labels.append("" if isinstance(label, tuple) else label)
         owners = manifest.groups if manifest.groups is not None else [f"image {path}" for path in manifest.images]
         groups += [f"{number}: {owner}" if several else owner for owner in owners]
-    known = any(manifest.groups is not None for manifest in manifests)
-    return Labelled(images, all_sets if multilabel else all_labels, groups if known else None, tuple(manifests))
+    known = [manifest.groups is not None for manifest in manifests]
+    if any(known) and not all(known):
+        named, unnamed = manifests[known.index(True)].source, manifests[known.index(False)].source
+        raise Refused(
+            f"{named} says whose its images are and {unnamed} does not: name the patient column with --group, or give "
+            f"--group none to count every image as a patient of its own."
+        )
+    return Labelled(images, all_sets if multilabel else all_labels, groups if all(known) else None, tuple(manifests))
 
 
 def read_manifest(
@@ -101,7 +109,7 @@ def read_manifest(
     bare = Manifest.read(path, label=None, group=None, image=image, where=where)
     column = group
     if group is None:
-        column = next((name for name in PATIENT_COLUMNS if _is_filled(bare, name)), None)
+        column = _patient_column(bare)
         note(
             f"{path.name}: patients from column '{column}'."
             if column
@@ -114,7 +122,36 @@ def read_manifest(
     if label is not None and label not in table.columns and JOINT in label:
         table = table.copy()
         table[label] = _joint(bare, label.split(JOINT))
-    return Manifest(table, bare.folder, label=label, group=column, image=image, source=path.name)
+    return _without_repeats(Manifest(table, bare.folder, label=label, group=column, image=image, source=path.name))
+
+
+def _patient_column(manifest: Manifest) -> str | None:
+    """The first known patient column without a gap; else one with gaps, whose first gap is then refused by row."""
+    gaps = {}
+    for name in PATIENT_COLUMNS:
+        if name in manifest.table.columns:
+            cells = manifest.table[name]
+            gaps[name] = int((cells.isna() | (cells.astype(str).str.strip() == "")).sum())
+    complete = next((name for name, count in gaps.items() if not count), None)
+    return complete or next((name for name, count in gaps.items() if count < len(manifest)), None)
+
+
+def _without_repeats(manifest: Manifest) -> Manifest:
+    """Leave out rows that say the same of the same file again; refuse those that say something else of it."""
+    again: set[int] = set()
+    for first, row in manifest.duplicates:
+        for what, values in (("patients", manifest.groups), ("labels", manifest.labels)):
+            if values and values[first] != values[row]:
+                joined = "; join its labels by '|' in one row" if what == "labels" else ""
+                raise Refused(
+                    f"{manifest.source} lists {manifest.images[row].name} with two {what}, {values[first]!r} and "
+                    f"{values[row]!r} (rows {first + 1} and {row + 1}){joined}."
+                )
+        again.add(row)
+    if not again:
+        return manifest
+    note(f"{manifest.source}: {len(again):,} row(s) repeat a file and are left out.")
+    return manifest.take([row for row in range(len(manifest)) if row not in again])
 
 
 def _joint(manifest: Manifest, columns: Sequence[str]) -> list[str]:
@@ -135,10 +172,6 @@ def _joint(manifest: Manifest, columns: Sequence[str]) -> list[str]:
             )
         parts.append(["" if label is None else label for label in single.labels])
     return [JOINT_TEXT.join(row) if all(row) else "" for row in zip(*parts, strict=True)]
-
-
-def _is_filled(manifest: Manifest, column: str) -> bool:
-    return column in manifest.table.columns and bool((manifest.table[column].astype(str).str.strip() != "").all())
 
 
 def is_table(path: Path) -> bool:
@@ -209,7 +242,15 @@ def encode_readable(
                 kept.append(start + offset)
             if loaded:
                 parts.append(encoder.encode_loaded(loaded))
-    return np.concatenate(parts), kept, refused
+    vectors = np.concatenate(parts)
+    finite = np.asarray(np.isfinite(vectors).all(axis=1), dtype=np.bool_)
+    refused += [(str(images[kept[i]]), NOT_FINITE) for i in np.flatnonzero(~finite)]
+    return vectors[finite], [kept[i] for i in np.flatnonzero(finite)], refused
+
+
+def is_store(folder: Path) -> bool:
+    """Whether an archive or a comparison set is there."""
+    return (folder / "archive.sqlite").is_file()
 
 
 def _load(encoder: Encoder, image: Path) -> tuple[NDArray[np.float32] | None, str]:

@@ -15,6 +15,7 @@ from .console import (
     JsonOption,
     Refused,
     Usage,
+    check_target,
     command,
     exit_code,
     list_refused,
@@ -133,12 +134,16 @@ def train_command(
         raise Usage(f"--flip: {error}") from None
     if out_folder.exists() and not out_folder.is_dir():
         raise Refused(f"An encoder is a folder, and '{out_folder}' is a file: give another --out.")
+    if (out_folder / "encoder.json").exists():
+        raise Refused(f"'{out_folder}' holds an encoder that sets may rely on: give another --out, or remove it.")
     source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
 
     from embeddings import build_backbone
     from fewshot import train
 
-    if init is None:
+    if init is not None:
+        note(f"backbone, image size and preprocessing are those of {init}")
+    else:
         build_backbone(backbone)  # a mistyped name is found before the images are read
     is_new = not out_folder.exists()
     try:
@@ -226,6 +231,8 @@ def evaluate_command(
 
     from .inputs import encode_readable, open_encoder, read_manifests
 
+    if markdown is not None:
+        check_target(markdown, "--markdown")
     names = head or list(HEADS)
     for name in names:
         try:

@@ -121,11 +121,11 @@ def _encoder_for(folder: Path, given: str | None) -> Encoder:
     """The encoder to register with: an old set remembers its own, a new one needs to be told."""
     from embeddings import Archive
 
-    from .inputs import encoder_of, open_encoder
+    from .inputs import encoder_of, is_store, open_encoder
 
     if given is not None:
         return open_encoder(given)
-    if not folder.exists():
+    if not is_store(folder):
         raise Refused(f"There is no comparison set at '{folder}'; name an encoder with --encoder to make one.")
     with Archive.open(folder) as archive:
         return encoder_of(archive, None)
@@ -135,7 +135,9 @@ def _none_readable(folder: Path, encoder: Encoder, images: Sequence[Path]) -> li
     """Every image with its reason if a new set would stay empty; it is then not made."""
     from embeddings import ImageError
 
-    if folder.exists():
+    from .inputs import is_store
+
+    if is_store(folder):
         return []
     refused = []
     for image in images:
