@@ -183,7 +183,9 @@ class Manifest:
         cells = [_cell(value) for value in self.table[column].tolist()]
         for row, cell in enumerate(cells):
             if not cell.strip():
-                raise ManifestError(f"{self._where_is(row)} has no {what}: its {column!r} is empty.")
+                raise ManifestError(
+                    f"{self._where_is(row)} has no {what}: its {column!r} is empty; fill it or filter the row out."
+                )
         return cells if what == "image" else [cell.strip() for cell in cells]
 
     def _read_labels(self, column: str) -> list[Any]:

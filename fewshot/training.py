@@ -299,6 +299,7 @@ class _Trainer:
             "config": self.config.to_dict(),
             "preprocess": self.preprocess.to_json(),
             "classes": [str(label) for label in self.sampler.classes],
+            "left_out": {str(label): count for label, count in self.sampler.excluded.items()},
             "n_way": self.plan.n_way,
             "images": len(self.plan.train),
             "validation": self.plan.describe(),

@@ -85,13 +85,14 @@ def search_command(
         if name not in own
     ][:k]
     print_table(
-        ("similarity", "patient", "label", "id"),
+        ("similarity", "patient", "label", "id", "path"),
         [
             (
                 f"{row['similarity']:.3f}",
                 _shown(row["metadata"].get("patient")),
                 _shown(row["metadata"].get("label")),
                 row["id"],
+                _shown(row["metadata"].get("path")),
             )
             for row in rows
         ],

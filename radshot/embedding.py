@@ -123,11 +123,12 @@ def _inputs(
     """The images to embed; beside sources a manifest adds its columns, alone its images are the source."""
     from embeddings import records_from_folder, records_from_table
 
-    from .inputs import is_table, read_manifest
+    from .inputs import is_table, patient_column, read_manifest
 
     def rows_of(path: Path) -> list[Record]:
-        table = read_manifest(path, label=None, group=group, where=where, image=image)
-        return records_from_table(table.table, image_column=image, group=table.group_column, root=table.folder)
+        table = read_manifest(path, label=None, group=group or "none", where=where, image=image)
+        column = patient_column(table) if group is None else table.group_column  # a gap here is an unknown patient
+        return records_from_table(table.table, image_column=image, group=column, root=table.folder)
 
     if where is not None and manifest is None and not any(map(is_table, sources)):
         raise Usage("--where filters the rows of a table: name one with --manifest.")

@@ -109,7 +109,7 @@ def read_manifest(
     bare = Manifest.read(path, label=None, group=None, image=image, where=where)
     column = group
     if group is None:
-        column = _patient_column(bare)
+        column = patient_column(bare)
         note(
             f"{path.name}: patients from column '{column}'."
             if column
@@ -125,14 +125,17 @@ def read_manifest(
     return _without_repeats(Manifest(table, bare.folder, label=label, group=column, image=image, source=path.name))
 
 
-def _patient_column(manifest: Manifest) -> str | None:
-    """The first known patient column without a gap; else one with gaps, whose first gap is then refused by row."""
+def patient_column(manifest: Manifest) -> str | None:
+    """The first known patient column without a gap, else the first that is not wholly empty, else None."""
     gaps = {}
     for name in PATIENT_COLUMNS:
         if name in manifest.table.columns:
             cells = manifest.table[name]
             gaps[name] = int((cells.isna() | (cells.astype(str).str.strip() == "")).sum())
     complete = next((name for name, count in gaps.items() if not count), None)
+    passed = [name for name, count in gaps.items() if 0 < count < len(manifest)]
+    if passed:
+        note(f"{manifest.source}: column {passed[0]!r} is empty in {gaps[passed[0]]:,} of {len(manifest):,} rows.")
     return complete or next((name for name, count in gaps.items() if count < len(manifest)), None)
 
 

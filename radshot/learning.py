@@ -20,6 +20,7 @@ from .console import (
     exit_code,
     list_refused,
     note,
+    one_line,
     out,
     print_table,
     refused_json,
@@ -134,8 +135,8 @@ def train_command(
         raise Usage(f"--flip: {error}") from None
     if out_folder.exists() and not out_folder.is_dir():
         raise Refused(f"An encoder is a folder, and '{out_folder}' is a file: give another --out.")
-    if (out_folder / "encoder.json").exists():
-        raise Refused(f"'{out_folder}' holds an encoder that sets may rely on: give another --out, or remove it.")
+    if out_folder.exists() and any(out_folder.iterdir()):
+        raise Refused(f"An encoder needs a new or empty folder, and '{out_folder}' is not: give another --out.")
     source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
 
     from embeddings import build_backbone
@@ -186,6 +187,9 @@ def _print_training(training: Training, k_shot: int) -> None:
     summary = training.summary
     done = f"{summary['images']:,} images of {len(summary['classes'])} classes"
     held_out = summary["validation"]
+    if summary["left_out"]:
+        few = ", ".join(f"{one_line(name)} ({count})" for name, count in summary["left_out"].items())
+        note(f"left out, with patients too few for {k_shot} shots and a query: {few}")
     if training.best_accuracy is None:
         out.print(f"{training.encoder.name}: {done}, nothing held out")
         return

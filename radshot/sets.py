@@ -26,7 +26,7 @@ from .console import (
 from .embedding import ENCODER_HELP
 
 if TYPE_CHECKING:
-    from embeddings import Encoder
+    from embeddings import Encoder, Snapshot
     from episodes import Decision, Manifest
 
 SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison set's folder.", show_default=False)]
@@ -89,10 +89,16 @@ def register_command(
         if table is not None:
             done = cases.register_manifest(table, on_error="report")
         else:
-            done = cases.register(str(label), paths, patients=patient, on_error="report")
+            done = cases.register(str(label).strip(), paths, patients=patient, on_error="report")
         shots = cases.shots
+        unknown = sum(owner is None for owner in cases.patients)
     list_refused(done.refused)
     _note_new_classes(before, set(shots))
+    if unknown:
+        note(
+            f"{unknown:,} image(s) of the set have no patient: each counts as a shot of its own, and --patient cannot "
+            "forget them."
+        )
     out.print(
         f"{folder}: {len(done.registered):,} registered, {len(done.duplicates):,} already there, "
         f"{len(done.refused):,} refused"
@@ -153,8 +159,9 @@ def _none_readable(folder: Path, encoder: Encoder, images: Sequence[Path]) -> li
 def _note_new_classes(before: set[str], after: set[str]) -> None:
     """A new class in a set that has others may be a slip of the keyboard."""
     for name in sorted(after - before) if before else ():
-        close = difflib.get_close_matches(name, before, n=1, cutoff=0.75)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        spelt = {other.lower(): other for other in before}
+        close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.75)
+        hint = f" Did you mean {spelt[close[0]]!r}?" if close else ""
         note(f"{one_line(name)!r} is a new class.{hint}")
 
 
@@ -201,16 +208,26 @@ def classify_command(
     classifier.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
     decisions = dict(zip(kept, classifier.decide(vectors), strict=True)) if kept else {}
     by_content = dict(zip(snapshot.hashes, snapshot.ids, strict=True))
-    registered = {i: by_content.get(image_identity(images[i]).sha256) for i in kept}
+    identities = {i: image_identity(images[i]) for i in kept}
+    registered = {
+        i: seen.sop_instance_uid if seen.sop_instance_uid in snapshot.positions else by_content.get(seen.sha256)
+        for i, seen in identities.items()
+    }
+    supporters = set(patients) - {None}
+    own_patient = {i for i, seen in identities.items() if seen.patient_id in supporters}
     if decisions:
         _print_decisions(images, decisions)
     list_refused(refused)
     for i, own in registered.items():
         if own is not None:
             note(f"{one_line(images[i])} is itself registered (id {one_line(own)}): this answer is no evidence.")
+        elif i in own_patient:
+            note(f"{one_line(images[i])} is of a patient who supports the set: the answer leans on that patient.")
+    if decisions and len(set(labels)) == 1:
+        note(f"Only one class is registered, {one_line(labels[0])!r}: no other answer is possible.")
     reasons = dict(refused)
     answers = [
-        answer(image, decisions[i], registered=registered[i] is not None)
+        answer(image, decisions[i], snapshot, registered=registered[i] is not None)
         if i in decisions
         else {"image": str(image), "label": None, "error": reasons[str(image)]}
         for i, image in enumerate(images)
@@ -219,11 +236,15 @@ def classify_command(
     return exit_code(len(decisions), len(refused))
 
 
-def answer(image: Path, decision: Decision, *, registered: bool) -> dict[str, Any]:
+def answer(image: Path, decision: Decision, support: Snapshot, *, registered: bool) -> dict[str, Any]:
     """One decision as plain values."""
 
     def neighbours(found: Any) -> list[dict[str, Any]]:
-        return [{"id": n.id, "label": n.label, "similarity": n.similarity} for n in found]
+        paths = [support.metadata[support.positions[n.id]].get("path") for n in found]
+        return [
+            {"id": n.id, "label": n.label, "similarity": n.similarity, "path": path}
+            for n, path in zip(found, paths, strict=True)
+        ]
 
     return {
         "image": str(image),

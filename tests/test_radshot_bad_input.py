@@ -329,7 +329,7 @@ def test_no_store_there(tmp_path: Path, scans: Path, archive: Path) -> None:
         run("embed", tmp_path / "nothing", "--encoder", "pixels-16", "--archive", nowhere, code=3)
     )
     assert not nowhere.exists()
-    assert "archive of unlabelled images" in sentence(run("classify", archive, scans / "good-0.png", code=3))
+    assert "archive of embedded images" in sentence(run("classify", archive, scans / "good-0.png", code=3))
     told = sentence(run("backup", archive, archive.parent, code=3))
     assert "is there already" in told
 

@@ -289,7 +289,7 @@ def test_classify_gives_every_field_in_the_order_of_the_arguments(tmp_path: Path
     assert (second["image"], second["label"], second["probability"], second["registered"]) == (
         str(good), "blob", None, False,
     )  # fmt: skip
-    assert set(second["evidence"][0]) == {"id", "label", "similarity"}
+    assert set(second["evidence"][0]) == {"id", "label", "similarity", "path"}
     assert {one["label"] for one in second["evidence"]} == {"blob"}
     assert {one["label"] for one in second["counter_evidence"]} == {second["runner_up"]}
     assert third["registered"] is True

@@ -41,7 +41,7 @@ def test_a_gap_in_the_patient_column_is_refused_and_never_turns_separation_off(t
     manifest = table(tmp_path / "m.csv", ["image", "label", "patient"], rows)
     result = invoke("evaluate", manifest, "--encoder", "pixels-8", "--n-way", 2, "--k-shot", 1)
     assert result.exit_code == 3
-    assert "Row 4 of m.csv (line 5) has no patient: its 'patient' is empty." in result.stderr
+    assert "Row 4 of m.csv (line 5) has no patient: its 'patient' is empty; fill it or" in result.stderr
 
 
 def test_a_complete_column_is_taken_before_one_with_gaps_and_an_empty_one_is_passed_over(tmp_path: Path) -> None:
@@ -150,3 +150,27 @@ def test_a_missing_extra_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     result = invoke("search", archive, paths[0])
     assert result.exit_code == 3
     assert result.stderr.strip().count("\n") == 0 and "pip install radshot[cpu]" in result.stderr
+
+
+def test_embedding_takes_a_table_with_gaps_in_the_patient_column(tmp_path: Path) -> None:
+    paths = images(tmp_path, 3)
+    rows = [[path.name, "" if i == 1 else f"p{i}"] for i, path in enumerate(paths)]
+    manifest = table(tmp_path / "m.csv", ["image", "patient_id"], rows)
+    archive = tmp_path / "archive"
+    done = invoke("embed", "--manifest", manifest, "--encoder", "pixels-8", "--archive", archive)
+    assert done.exit_code == 0, done.output
+    assert "column 'patient_id' is empty in 1 of 3 rows" in done.stderr
+    assert invoke("forget", archive, "--patient", "p2").exit_code == 0
+    assert invoke("forget", archive, "--patient", "p1").exit_code == 3
+
+
+def test_a_set_of_one_class_and_images_without_patient_are_remarked_on(tmp_path: Path) -> None:
+    paths = images(tmp_path, 3)
+    cases = tmp_path / "cases"
+    done = invoke("register", cases, "--encoder", "pixels-8", "--label", " cyst ", *paths[:2])
+    assert done.exit_code == 0 and "2 image(s) of the set have no patient" in done.stderr
+    assert "cyst" in done.stdout and " cyst " not in done.stdout.replace("  cyst", "")
+    asked = invoke("classify", cases, paths[2])
+    assert asked.exit_code == 0 and "Only one class is registered, 'cyst'" in asked.stderr
+    again = invoke("register", cases, "--label", "CYST", "--patient", "p", paths[2])
+    assert "Did you mean 'cyst'?" in again.stderr
