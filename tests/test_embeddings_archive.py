@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from embeddings import database
@@ -21,6 +22,7 @@ from embeddings.errors import (
     StorageFull,
     UnknownId,
 )
+from embeddings.metadata import patient_of
 
 DIM = 6
 
@@ -334,6 +336,36 @@ def test_a_closed_archive_says_so(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"The archive '.*x' was closed: open it again"):
         archive.ids  # noqa: B018
     assert held.ids == ["a"]
+
+
+def test_a_store_stays_of_the_kind_it_was_made_as(tmp_path: Path) -> None:
+    with Archive.open(tmp_path / "s", encoder=FakeEncoder(), kind="comparison set") as cases:
+        assert cases.kind == "comparison set"
+        cases.backup(tmp_path / "copy")
+    for name in ("s", "copy"):
+        with Archive.open(tmp_path / name) as again:
+            assert again.kind == "comparison set"
+        with pytest.raises(ArchiveError, match=r"'.*' is a comparison set, not an archive: add .* `radshot register`"):
+            Archive.open(tmp_path / name, kind="archive")
+        with pytest.raises(ArchiveError, match=r"is a comparison set, not an archive"):
+            make(tmp_path / name)
+    with make(tmp_path / "a") as archive:
+        assert archive.kind == "archive"
+    with pytest.raises(ArchiveError, match=r"a' is an archive of embedded images, not a comparison set: register"):
+        Archive.open(tmp_path / "a", encoder=FakeEncoder(), kind="comparison set")
+
+
+def test_a_patient_is_found_however_it_is_written(tmp_path: Path) -> None:
+    written = [" p ", 7.0, np.float32(7), " ", float("nan"), None, "7.0"]
+    assert [patient_of({"patient": value}) for value in written] == ["p", "7", "7", None, None, None, "7.0"]
+    assert patient_of({"patient": pd.NA}) is None
+    assert patient_of({"patient": pd.NaT}) is None
+    with make(tmp_path / "x") as archive:
+        archive.add(["a", "b", "c"], rows(3), metadata=[{"patient": 7.0}, {"patient": " 8"}, {"patient": "  "}])
+        assert archive.remove(patient="7") == ("a",)
+        assert archive.remove(patient=8.0) == ("b",)
+        with pytest.raises(UnknownId, match=r"no row of patient '  '"):
+            archive.remove(patient="  ")
 
 
 def test_stats_and_backup(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from embeddings.archive import Archive
-from embeddings.errors import EncoderError, EncoderMismatch, ImageError, SourceError
+from embeddings.errors import ArchiveError, EncoderError, EncoderMismatch, ImageError, SourceError, UnknownId
 from embeddings.images import read_image
 from embeddings.ingest import IngestReport, embed_archive
 from embeddings.sources import Record
@@ -217,7 +217,7 @@ def test_one_id_with_two_contents_is_refused_and_the_first_kept(tmp_path: Path) 
     assert path == str(tmp_path / "two" / "x.png")
     assert reason == (
         f"has the id 'x.png' of an image stored before, from '{tmp_path / 'one' / 'x.png'}', with other content: the "
-        "first was kept"
+        "first was kept; to have both, embed their common parent folder, or use a manifest"
     )
     with Archive.open(tmp_path / "a") as archive:
         assert archive.metadata[0]["path"] == str(tmp_path / "one" / "x.png")
@@ -318,6 +318,93 @@ def test_a_manifest_gives_metadata_and_patients(tmp_path: Path) -> None:
         assert [row.get("patient") for row in archive.metadata] == ["007", "008", None]
 
 
+def test_what_a_table_newly_says_is_noted_with_the_unchanged_row(scans: Path, tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    embed_archive(scans, encoder, tmp_path / "a")
+    touched = scans / "patient 1" / "bild-ä1"
+    touched.touch()
+    files = sorted(path for path in scans.rglob("*") if path.is_file())
+    cases = pd.DataFrame({"image": files, "case": [path.parent.name[-1] for path in files], "age": 50})
+    cases["image"] = cases["image"].astype(str)
+    encoder.loaded.clear()
+    with Archive.open(tmp_path / "a") as archive:
+        before = archive.snapshot()
+        report = embed_archive(scans, encoder, archive, manifest=cases, group="case")
+        assert (report.updated, report.unchanged, encoder.loaded) == (10, 0, [])
+        assert adds_up(report)
+        after = archive.snapshot()
+        assert (after.ids, after.hashes) == (before.ids, before.hashes)
+        assert after.vectors.tobytes() == before.vectors.tobytes()
+        assert after.version == before.version + 1
+        assert archive.metadata[0] == {**before.metadata[0], "case": "0", "patient": "0", "age": 50}
+        assert archive.verify().ok
+        for source in ({"manifest": cases, "group": "case"}, {}):
+            again = embed_archive(scans, encoder, archive, **source)
+            assert (again.updated, again.unchanged) == (0, 10)
+        assert archive.version == after.version
+        moved = cases.assign(case=["9", *cases["case"][1:]])
+        assert embed_archive(None, encoder, archive, manifest=moved, group="case").updated == 1
+        assert archive.remove(patient="9") == ("patient 0/bild-ä0",)
+        assert len(archive.remove(patient="0")) == 3
+        assert archive.verify().ok
+
+
+def test_a_copy_says_nothing_about_the_row_of_its_original(tmp_path: Path) -> None:
+    one = draw(tmp_path / "a", 1)
+    shutil.copy2(one, tmp_path / "b")
+    records = [Record(one, "a", {"patient": "p"}), Record(tmp_path / "b", "b", {"patient": "q"})]
+    for counts in ((1, 1, 0), (0, 0, 2)):
+        report = embed_archive(records, FakeEncoder(), tmp_path / "x")
+        assert (report.embedded, report.duplicate, report.unchanged) == counts
+    with Archive.open(tmp_path / "x") as archive:
+        assert [row["patient"] for row in archive.metadata] == ["p"]
+
+
+def test_a_table_that_names_a_file_twice_is_counted_by_rows(tmp_path: Path) -> None:
+    draw(tmp_path / "x.png", 1)
+    table = tmp_path / "t.csv"
+    table.write_text("image,case\nx.png,1\nx.png,1\nx.png,2\ngone.png,3\ngone.png,3\n")
+    report = embed_archive(table, FakeEncoder(), tmp_path / "a", group="case")
+    assert (report.seen, report.embedded, report.duplicates) == (5, 1, ((str(tmp_path / "x.png"), "x.png"),))
+    assert adds_up(report)
+    refusal = "is listed before for patient '1' and here for '2': the first was kept"
+    gone = (str(tmp_path / "gone.png"), "is missing")
+    assert report.refused == (gone, (str(tmp_path / "x.png"), refusal), gone)
+    with Archive.open(tmp_path / "a") as archive:
+        assert [item.path for item in archive.quarantine()] == [gone[0]]
+
+
+def test_a_patient_with_refused_files_only_can_be_forgotten(tmp_path: Path) -> None:
+    header = write_dicom(tmp_path / "s" / "cut.dcm", "1.2.3.4", 1, "CANARY-2")
+    data = bytearray(header.read_bytes())
+    header.write_bytes(data[:-100])
+    records = [
+        Record(draw(tmp_path / "ok", 1), "ok", {"patient": "p"}),
+        Record(tmp_path / "CANARY-1 gone", "gone", {"patient": "CANARY-1"}),
+        Record(header, "cut", {}),
+    ]
+    report = embed_archive(records, FakeEncoder(), tmp_path / "a")
+    assert (report.embedded, len(report.refused)) == (1, 2)
+    with Archive.open(tmp_path / "a") as archive:
+        assert archive.remove(patient="CANARY-1", purge=True) == ()
+        assert archive.remove(patient="CANARY-2", purge=True) == ()
+        assert (archive.quarantine(), archive.ids, archive.verify().ok) == ([], ["ok"], True)
+        with pytest.raises(UnknownId, match="no row of patient 'CANARY-1'"):
+            archive.remove(patient="CANARY-1")
+        stored = b"".join(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert b"CANARY" not in stored
+
+
+def test_images_are_not_embedded_into_a_comparison_set(scans: Path, tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    message = "is a comparison set, not an archive: add labelled images to it with `radshot register`, or name another"
+    with Archive.open(tmp_path / "cases", encoder=encoder, kind="comparison set") as cases:
+        for target in (cases, tmp_path / "cases"):
+            with pytest.raises(ArchiveError, match=message):
+                embed_archive(scans, encoder, target)
+        assert (len(cases), encoder.loaded) == (0, [])
+
+
 def test_records_and_tables_in_memory(tmp_path: Path) -> None:
     draw(tmp_path / "x.png", 1)
     draw(tmp_path / "y.png", 2)
@@ -325,7 +412,7 @@ def test_records_and_tables_in_memory(tmp_path: Path) -> None:
     report = embed_archive(records, FakeEncoder(), tmp_path / "a")
     assert report.embedded == 2
     frame = pd.DataFrame({"image": [str(tmp_path / "x.png")], "score": [1.5]})
-    assert embed_archive(None, FakeEncoder(), tmp_path / "a", manifest=frame).unchanged == 1
+    assert embed_archive(None, FakeEncoder(), tmp_path / "a", manifest=frame).updated == 1
     with Archive.open(tmp_path / "a") as archive:
         assert archive.ids == ["../../etc/passwd", "nul\0é"]
     bad = embed_archive([Record(tmp_path / "x.png", "x", {"score": float("nan")})], FakeEncoder(), tmp_path / "b")

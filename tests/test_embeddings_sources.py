@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from embeddings.errors import SourceError
-from embeddings.sources import Record, gather, printable, records_from_folder, records_from_table
+from embeddings.sources import Record, Repeat, gather, printable, records_from_folder, records_from_table
 
 
 def touch(path: Path) -> Path:
@@ -91,6 +91,24 @@ def test_parquet_and_frames_keep_their_types(tmp_path: Path) -> None:
         assert type(records[0].metadata["age"]) is int
 
 
+def test_patients_of_tables_are_written_in_one_way() -> None:
+    frame = pd.DataFrame({"image": list("abcd"), "case": [7.0, np.nan, 8.0, 9.5]})
+    owners = [record.metadata.get("patient") for record in records_from_table(frame, group="case")]
+    assert owners == ["7", None, "8", "9.5"]
+    frame = pd.DataFrame({"image": list("abc"), "patient": [" p ", "  ", None]})
+    assert [record.metadata.get("patient") for record in records_from_table(frame)] == ["p", None, None]
+    assert "patient" not in records_from_table(frame)[1].metadata
+
+
+def test_one_file_in_several_rows_has_one_patient(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": ["a", "a", "a", "./a", "b"], "case": [None, "p", "q", " p ", "r"]})
+    records = records_from_table(frame, group="case", root=tmp_path)
+    listing = gather(records, manifest=None, image_column="image", group=None, without=tmp_path)
+    assert [record.metadata.get("patient") for record in listing.records] == ["p", "r"]
+    refusal = "is listed before for patient 'p' and here for 'q': the first was kept"
+    assert [repeat.reason for repeat in listing.repeats] == [None, refusal, None]
+
+
 def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("Image,label\nx.png,1\n,2\n")
@@ -116,14 +134,16 @@ def test_several_sources_and_a_manifest_beside_them(tmp_path: Path) -> None:
     one, two = touch(tmp_path / "s" / "1.png"), touch(tmp_path / "s" / "2.png")
     manifest = tmp_path / "m.csv"
     manifest.write_text("image,case\ns/2.png,7\n")
-    records = gather(
+    listing = gather(
         [tmp_path / "s", one, Record(two, "mine", {"x": 1})],
         manifest=manifest,
         image_column="image",
         group="case",
         without=tmp_path / "archive",
     )
+    records = listing.records
     assert [record.path for record in records] == [one, two]
+    assert listing.repeats == (Repeat(str(one), "1.png", None), Repeat(str(two), "mine", None))
     assert [record.metadata.get("patient") for record in records] == [None, "7"]
-    (alone,) = gather(manifest, manifest=None, image_column="image", group=None, without=tmp_path)
+    (alone,) = gather(manifest, manifest=None, image_column="image", group=None, without=tmp_path).records
     assert (alone.path, alone.metadata) == (two, {"case": "7"})

@@ -401,7 +401,7 @@ def test_no_damage_goes_unnoticed(quick_path: Path, kind: str) -> None:
                 same = (held.ids, held.hashes, held.metadata) == (truth.ids, truth.hashes, truth.metadata)
                 assert same and held.vectors.tobytes() == truth.vectors.tobytes(), f"seed {seed}, trial {trial}"
                 assert archive.get_note("k") == {"v": "w" * 300}, f"seed {seed}, trial {trial}"
-                assert len(archive.store.remove(patient="patient 4")) == 5 * BATCH
+                assert len(archive.store.remove(patients={"patient 4"})[0]) == 5 * BATCH
         except ArchiveError as error:
             assert "\n" not in str(error)
             noticed += 1
@@ -494,32 +494,58 @@ def test_an_older_format_is_lifted_and_a_newer_one_refused(tmp_path: Path, monke
     with make(tmp_path / "x") as archive:
         fill(archive, 0, 2)
         truth = archive.snapshot()
-    monkeypatch.setattr(database, "FORMAT_VERSION", 2)
-    with pytest.raises(ArchiveError, match="has format 1, which no migration of this version reads"):
+    monkeypatch.setattr(database, "FORMAT_VERSION", 3)
+    with pytest.raises(ArchiveError, match="has format 2, which no migration of this version reads"):
         Archive.open(tmp_path / "x")
 
     def breaks(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE files ADD COLUMN half_done TEXT")
         raise sqlite3.IntegrityError("the step fails")
 
-    monkeypatch.setitem(database.MIGRATIONS, 1, breaks)
+    monkeypatch.setitem(database.MIGRATIONS, 2, breaks)
     with pytest.raises(ArchiveError, match="refused: the step fails"):
         Archive.open(tmp_path / "x")
     monkeypatch.setitem(
-        database.MIGRATIONS, 1, lambda connection: connection.execute("ALTER TABLE files ADD COLUMN stage TEXT")
+        database.MIGRATIONS, 2, lambda connection: connection.execute("ALTER TABLE files ADD COLUMN stage TEXT")
     )
     with Archive.open(tmp_path / "x") as archive:
         assert archive.snapshot().ids == truth.ids
         assert archive.vectors.tobytes() == truth.vectors.tobytes()
-        assert archive.stats()["format"] == 2
+        assert archive.stats()["format"] == 3
         with archive.store.reading() as connection:
             assert [row[1] for row in connection.execute("PRAGMA table_info(files)")][-1] == "stage"
-            assert [row[0] for row in connection.execute("SELECT to_format FROM migrations")] == [2]
+            assert [row[0] for row in connection.execute("SELECT to_format FROM migrations")] == [3]
     monkeypatch.undo()
     with pytest.raises(
-        ArchiveError, match="has format 2, written by a newer radshot; this one reads up to format 1: upgrade"
+        ArchiveError, match="has format 3, written by a newer radshot; this one reads up to format 2: upgrade"
     ):
         Archive.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kind"),
+    [
+        ([], "archive"),
+        ([{"label": "x", "registered_at": "2024-01-01", "pixels": "0"}], "archive"),
+        ([{"label": "x", "registered_at": "2024-01-01", "encoder": "e"}], "comparison set"),
+        ([{"label": "x", "registered_at": "2024-01-01", "encoder": "e"}, {"registered_at": "2024-01-01"}], "archive"),
+    ],
+)
+def test_a_store_of_format_1_learns_its_kind_once(tmp_path: Path, metadata: list[dict[str, Any]], kind: str) -> None:
+    with make(tmp_path / "x") as archive:
+        ids = [str(number) for number in range(len(metadata))]
+        archive.add(ids, np.ones((len(ids), DIM), dtype=np.float32), metadata=metadata)
+        with archive.store.reading() as connection:
+            connection.execute("DELETE FROM archive WHERE key = 'kind'")
+            old = database.facts_crc(database.facts(connection))
+            connection.execute("UPDATE archive SET value = ? WHERE key = 'crc'", (old,))
+            connection.execute("UPDATE archive SET value = '1' WHERE key = 'format'")
+    with Archive.open(tmp_path / "x") as archive:
+        assert (archive.kind, archive.ids) == (kind, ids)
+        if ids:
+            archive.remove(ids=ids, purge=True)
+    with Archive.open(tmp_path / "x") as archive:
+        assert (archive.kind, archive.verify().ok) == (kind, True)
 
 
 def test_a_creation_cut_short_is_no_archive_and_can_be_repeated(tmp_path: Path) -> None:

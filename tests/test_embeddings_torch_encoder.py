@@ -66,7 +66,8 @@ def test_saved_and_loaded_encoders_are_the_same(tmp_path: Path) -> None:
     mean = np.arange(8, dtype=np.float32)
     encoder = small_encoder(source_mean=mean, training={"seed": 3, "data": "phantoms"})
     folder = encoder.save(tmp_path / "ein Ordner é" / "enc")
-    assert sorted(path.name for path in folder.iterdir()) == ["encoder.json", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.json", weights_of(folder).name]
+    assert encoder.spec == str(folder)
     loaded = load_encoder(folder, device="cpu")
     assert isinstance(loaded, TorchEncoder)
     assert (loaded.fingerprint, loaded.name, loaded.spec) == (encoder.fingerprint, "small", str(folder))
@@ -82,7 +83,11 @@ def test_saving_again_replaces_the_checkpoint_and_keeps_other_files(tmp_path: Pa
     other = TorchEncoder(build_backbone("conv4", width=4, seed=1), SMALL, name="other", device="cpu")
     other.save(tmp_path)
     assert load_checkpoint(tmp_path).fingerprint == other.fingerprint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "history.csv", "weights.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "encoder.json",
+        "history.csv",
+        weights_of(tmp_path).name,
+    ]
 
 
 def test_fingerprint_covers_weights_configuration_and_preprocessing() -> None:
@@ -92,6 +97,61 @@ def test_fingerprint_covers_weights_configuration_and_preprocessing() -> None:
     prints.add(TorchEncoder(build_backbone("conv4", width=8, pooling="max", seed=0), SMALL, name="x").fingerprint)
     assert len(prints) == 4
     assert small_encoder(source_mean=np.zeros(8), training={"a": 1}).fingerprint in prints
+
+
+def weights_of(folder: Path) -> Path:
+    (path,) = folder.glob("weights*.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_save_that_stops_anywhere_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    first = small_encoder()
+    first.save(tmp_path / "enc")
+    other = TorchEncoder(build_backbone("conv4", width=8, seed=5), SMALL, name="other", device="cpu")
+    done: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(Path, name)
+
+        def call(self: Path, *args: Any, **options: Any) -> Any:
+            if self.parent == tmp_path / "enc":
+                if len(done) >= step:
+                    raise KeyboardInterrupt  # and nothing is put in order afterwards either
+                done.append(name)
+            return real(self, *args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, counted(name))
+        with pytest.raises(KeyboardInterrupt):
+            other.save(tmp_path / "enc")
+    assert load_checkpoint(tmp_path / "enc").fingerprint == (first if step < 2 else other).fingerprint
+    other.save(tmp_path / "enc")
+    assert load_checkpoint(tmp_path / "enc").fingerprint == other.fingerprint
+    assert weights_of(tmp_path / "enc").exists()
+
+
+def test_a_checkpoint_of_format_1_is_read(tmp_path: Path) -> None:
+    folder = small_encoder().save(tmp_path / "enc")
+    weights_of(folder).rename(folder / "weights.safetensors")
+    change_json(folder, format_version=1)
+    assert load_checkpoint(folder).fingerprint == small_encoder().fingerprint
+    small_encoder().save(folder)
+    assert weights_of(folder).name != "weights.safetensors"
+
+
+def test_a_spec_outlives_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = small_encoder()
+    encoder.save("enc")
+    assert encoder.spec == load_checkpoint("enc").spec == load_encoder("enc").spec == str(tmp_path / "enc")
+    np.savez("v.npz", ids=np.array(["a"]), vectors=np.ones((1, 2)))
+    assert load_encoder("vectors:v.npz").spec == f"vectors:{tmp_path / 'v.npz'}"
 
 
 def change_json(folder: Path, **fields: Any) -> None:
@@ -113,15 +173,16 @@ class Bomb:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "weights.safetensors").unlink(), "has no weights.safetensors"),
-        (lambda f: (f / "weights.safetensors").write_bytes(b""), "is not a safetensors file, or was cut short"),
-        (lambda f: cut(f / "weights.safetensors", 100), "is not a safetensors file, or was cut short"),
+        (lambda f: weights_of(f).unlink(), r"has no weights-[0-9a-f]{12}\.safetensors"),
+        (lambda f: weights_of(f).write_bytes(b""), "is not a safetensors file, or was cut short"),
+        (lambda f: cut(weights_of(f), 100), "is not a safetensors file, or was cut short"),
         (lambda f: cut(f / "encoder.json", 9), "is not JSON, or was cut short"),
-        (lambda f: flip(f / "weights.safetensors"), "is not the file that encoder.json was saved with"),
+        (lambda f: flip(weights_of(f)), "is not the file that encoder.json was saved with"),
         (lambda f: (f / "encoder.json").write_text("[" * 100_000), "is not JSON, or was cut short"),
         (lambda f: (f / "encoder.json").write_text("[]"), "lacks format_version and kind"),
         (lambda f: (f / "encoder.json").write_bytes(b" " * (5 * 2**20)), "is larger than 4,194,304 bytes"),
-        (lambda f: change_json(f, format_version=2), "has format 2, this radshot reads up to 1: upgrade radshot"),
+        (lambda f: change_json(f, format_version=3), "has format 3, this radshot reads up to 2: upgrade radshot"),
+        (lambda f: change_json(f, weights_sha256="/a/b/weights"), "weights_sha256 is no SHA-256"),
         (lambda f: change_json(f, preprocess={"size": [0, 0]}), "is no checkpoint description"),
         (lambda f: change_json(f, preprocess=SMALL.to_json() | {"fit": "crop"}), "one of its files was changed"),
         (lambda f: change_json(f, fingerprint="0" * 64), "has fingerprint .*, its encoder.json says 000000000000"),
@@ -152,12 +213,12 @@ def flip(path: Path) -> None:
 
 def test_no_pickle_is_ever_loaded(tmp_path: Path) -> None:
     folder, mark = small_encoder().save(tmp_path / "enc"), tmp_path / "mark"
-    weights = folder / "weights.safetensors"
+    weights = weights_of(folder)
     torch.save({"a": Bomb(mark)}, weights)
     zipped = weights.read_bytes()
     plain = pickle.dumps(Bomb(mark))
     for costume in (plain, zipped, struct.pack("<Q", len(plain)) + plain, struct.pack("<Q", 2**62) + b"{}"):
-        for name in ("weights.safetensors", "encoder.json"):
+        for name in (weights.name, "encoder.json"):
             small_encoder().save(folder)
             (folder / name).write_bytes(costume)
             with pytest.raises(EncoderError, match=r"is not a safetensors file|is not JSON"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -24,7 +25,9 @@ from embeddings import (
     ImageError,
     Snapshot,
     UnknownId,
+    embed_archive,
     load_encoder,
+    reembed_archive,
 )
 from episodes import Manifest
 from fewshot import ComparisonSet, NeighborClassifier, PrototypeClassifier, Registration
@@ -378,20 +381,46 @@ def test_an_empty_set_is_empty_and_says_so_when_asked(cases: ComparisonSet) -> N
     assert cases.register("x", []) == Registration((), (), ())
 
 
-@pytest.mark.parametrize("metadata", [[{}, {}], [{"label": "x"}, {}], [{"label": None}, {"label": "x"}]])
-def test_an_archive_of_unlabelled_images_is_no_comparison_set(tmp_path: Path, metadata: list[dict[str, str]]) -> None:
+@pytest.mark.parametrize("metadata", [[{}, {}], [{"label": "x"}, {"label": "y"}], []])
+def test_an_archive_is_no_comparison_set_labelled_or_not(tmp_path: Path, metadata: list[dict[str, str]]) -> None:
     with Archive.open(tmp_path / "scans", encoder=ENCODER) as archive:
-        archive.add(["a", "b"], np.eye(2, 256), metadata=metadata)
-    with pytest.raises(ArchiveError, match=r"scans' is an archive of unlabelled images, not a comparison set\.$"):
-        ComparisonSet.open(tmp_path / "scans")
+        archive.add(["a", "b"][: len(metadata)], np.eye(2, 256)[: len(metadata)], metadata=metadata)
+    for encoder in (None, ENCODER):
+        with pytest.raises(ArchiveError, match=r"scans' is an archive of embedded images, not a comparison set: "):
+            ComparisonSet.open(tmp_path / "scans", encoder=encoder)
 
 
-def test_a_labelled_archive_serves_as_a_comparison_set(tmp_path: Path) -> None:
-    with Archive.open(tmp_path / "scans", encoder=ENCODER) as archive:
-        archive.add(["a", "b"], np.eye(2, 256), metadata=[{"label": "x"}, {"label": "y"}])
-    with ComparisonSet.open(tmp_path / "scans", encoder=ENCODER) as cases:
-        cases.register("x", [png(tmp_path / "c.png", 1)], ids=["c"])
-        assert cases.labels == ["x", "y", "x"]
+def test_an_emptied_set_is_still_a_set_and_takes_no_unlabelled_images(tmp_path: Path) -> None:
+    scans = png(tmp_path / "scans" / "a.png", 1).parent
+    with ComparisonSet.open(tmp_path / "cases", encoder=ENCODER) as cases:
+        cases.register("x", [scans / "a.png"], patients=["p"])
+        cases.remove(patient="p")
+    with pytest.raises(ArchiveError, match="is a comparison set, not an archive: add labelled images to it with"):
+        embed_archive(scans, ENCODER, tmp_path / "cases")
+    with ComparisonSet.open(tmp_path / "cases", encoder=ENCODER) as cases:
+        assert len(cases) == 0
+        cases.register("y", [scans / "a.png"])
+        assert cases.labels == ["y"]
+
+
+def test_reembedding_keeps_the_kind(tmp_path: Path) -> None:
+    with ComparisonSet.open(tmp_path / "cases", encoder=ENCODER) as cases:
+        cases.register("x", [png(tmp_path / "a.png", 1)], patients=["p"])
+    other = load_encoder("pixels-8")
+    assert reembed_archive(tmp_path / "cases", other).replaced
+    with ComparisonSet.open(tmp_path / "cases", encoder=other) as cases:
+        assert (cases.labels, cases.patients, cases.vectors.shape) == (["x"], ["p"], (1, 64))
+
+
+def test_a_file_whose_name_is_no_text_is_registered(cases: ComparisonSet, tmp_path: Path) -> None:
+    good, bad = (os.fsdecode(os.fsencode(tmp_path) + name) for name in (b"/scan-\xff.png", b"/bad-\xff.png"))
+    png(tmp_path / "a.png", 1).rename(good)
+    Path(bad).write_text("no image")
+    done = cases.register("x", [good, bad], on_error="report")
+    assert done.registered == (rf"{tmp_path}/scan-\xff.png",)
+    assert done.refused[0][0] == rf"{tmp_path}/bad-\xff.png"
+    assert cases.provenance(done.registered[0])["path"] == done.registered[0]
+    assert cases.register("x", [good]).duplicates == done.registered
 
 
 def test_wrong_usage(cases: ComparisonSet, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_training_does_not_write_over_an_encoder(tmp_path: Path) -> None:
     images(tmp_path, 1)
     manifest = table(tmp_path / "m.csv", ["image", "label"], [["0.png", "a"]])
     result = invoke("train", manifest, "--out", tmp_path / "enc")
-    assert result.exit_code == 3 and "holds an encoder that sets may rely on" in result.stderr
+    assert result.exit_code == 3 and "needs a new or empty folder" in result.stderr
     assert (tmp_path / "enc" / "encoder.json").read_text() == "{}"
 
 
