@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
-    from .sources import Record, records_from_folder, records_from_table
+    from .sources import Record, printable, records_from_folder, records_from_table
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_encoder import TransformersEncoder
 
@@ -73,6 +73,7 @@ _HOMES = {
     "image_identity": "images",
     "load_checkpoint": "torch_encoder",
     "load_encoder": "encoders",
+    "printable": "sources",
     "read_image": "images",
     "records_from_folder": "sources",
     "records_from_table": "sources",
@@ -118,6 +119,7 @@ __all__ = [
     "image_identity",
     "load_checkpoint",
     "load_encoder",
+    "printable",
     "read_image",
     "records_from_folder",
     "records_from_table",

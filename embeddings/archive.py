@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from .database import DATABASE_NAME, now
 from .errors import ArchiveError, EncoderMismatch, UnknownId
 from .lock import HOLDER_NAME, LOCK_NAME
 from .maintenance import PurgeReport, Refusal, VerifyReport, backup, measure, purge, refusals, verify
-from .metadata import check_text, encode_metadata, patient_of
+from .metadata import check_text, encode_metadata, patient_of, patient_text
 from .segments import FOLDER
 from .snapshot import Snapshot
 from .store import NewRows, Store
@@ -34,6 +34,15 @@ __all__ = ["AddReport", "Archive", "PurgeReport", "Refusal", "Snapshot", "Verify
 LOCK_TIMEOUT = 30.0
 """Seconds a writer waits for another one before `ArchiveLocked`."""
 
+Kind = Literal["archive", "comparison set"]
+"""What a store is for: images embedded as they come, or labelled support images registered one by one."""
+
+_OTHER_KIND = {
+    "archive": "'{}' is a comparison set, not an archive: add labelled images to it with `radshot register`, or name "
+    "another folder to embed into.",
+    "comparison set": "'{}' is an archive of embedded images, not a comparison set: register labelled images into a "
+    "folder of their own.",
+}
 _KINDS = ("added", "duplicate", "conflict")
 _OWN_NAMES = {DATABASE_NAME, LOCK_NAME, HOLDER_NAME, FOLDER, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"}
 
@@ -72,6 +81,7 @@ class Archive:
         *,
         encoder: Encoder | None = None,
         create: bool | None = None,
+        kind: Kind | None = None,
         timeout: float = LOCK_TIMEOUT,
     ) -> Self:
         """Open an archive, or make one where there is none.
@@ -80,10 +90,11 @@ class Archive:
             path: The archive's folder.
             encoder: The encoder whose vectors it holds or shall hold; checked against the stored fingerprint.
             create: Whether to make a missing archive; by default that is done when an encoder is given.
+            kind: What it must be, and what a new one becomes; by default any, and a new one an "archive".
             timeout: Seconds a write waits for another writer.
 
         Raises:
-            ArchiveError: There is no archive and none may be made, or a newer radshot wrote it.
+            ArchiveError: There is none and none may be made, it is of the other kind, or a newer radshot wrote it.
             EncoderMismatch: It holds the vectors of another encoder.
             ArchiveCorrupt: The database is damaged.
         """
@@ -92,6 +103,8 @@ class Archive:
             archive = cls(Store(root, timeout=timeout))
             with archive._closed_on_error():
                 if archive.store.open():
+                    if kind is not None:
+                        archive.check_kind(kind)
                     if encoder is not None:
                         archive.check_encoder(encoder)
                     return archive
@@ -105,6 +118,7 @@ class Archive:
             encoder_fingerprint=encoder.fingerprint,
             encoder_spec=getattr(encoder, "spec", None),
             dim=encoder.dim,
+            kind="archive" if kind is None else kind,
             timeout=timeout,
         )
 
@@ -117,6 +131,7 @@ class Archive:
         encoder_fingerprint: str,
         encoder_spec: str | None,
         dim: int,
+        kind: Kind = "archive",
         timeout: float = LOCK_TIMEOUT,
     ) -> Self:
         """Make a new, empty archive; one that is there for the same encoder is opened instead.
@@ -127,10 +142,11 @@ class Archive:
             encoder_fingerprint: Digest of its weights, configuration and preprocessing.
             encoder_spec: What `load_encoder` takes to load it again, where known.
             dim: Numbers per vector.
+            kind: What it is for; it stays what it was made, also when every row is removed.
             timeout: Seconds a write waits for another writer.
 
         Raises:
-            ArchiveError: The folder holds something else.
+            ArchiveError: The folder holds something else, or an archive of the other kind.
             EncoderMismatch: An archive of another encoder is there.
             StorageFull: No space.
         """
@@ -150,6 +166,7 @@ class Archive:
             "encoder_name": encoder_name,
             "encoder_fingerprint": encoder_fingerprint,
             "dim": str(dim),
+            "kind": kind,
             "created_at": now(),
         }
         if encoder_spec is not None:
@@ -157,6 +174,7 @@ class Archive:
         archive = cls(Store(root, timeout=timeout))
         with archive._closed_on_error():
             archive.store.create(facts)
+            archive.check_kind(kind)
             archive._match(encoder_name, encoder_fingerprint, dim)
         return archive
 
@@ -167,6 +185,15 @@ class Archive:
         except BaseException:
             self.close()
             raise
+
+    def check_kind(self, kind: Kind) -> None:
+        """Make sure that this is an archive, or that it is a comparison set.
+
+        Raises:
+            ArchiveError: It is the other one.
+        """
+        if self.kind != kind:
+            raise ArchiveError(_OTHER_KIND[kind].format(self.path))
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Make sure that an encoder is the one whose vectors are stored.
@@ -189,6 +216,11 @@ class Archive:
     def path(self) -> Path:
         """The archive's folder."""
         return self.store.root
+
+    @property
+    def kind(self) -> Kind:
+        """What the store was made for."""
+        return "comparison set" if self.store.facts.get("kind") == "comparison set" else "archive"
 
     @property
     def encoder_name(self) -> str:
@@ -318,11 +350,11 @@ class Archive:
 
         Args:
             ids: Ids to remove; those not there are passed over.
-            patient: Compared with `metadata["patient"]`, as text.
+            patient: Compared with `metadata["patient"]`, as text; the patient's refused files are forgotten too.
             purge: Whether to erase the removed bytes from disk as well, see `purge`.
 
         Returns:
-            The ids removed, sorted.
+            The ids removed, sorted; none where the patient had refused files only.
 
         Raises:
             UnknownId: Nothing matched.
@@ -332,8 +364,10 @@ class Archive:
         if isinstance(ids, str):
             ids = [ids]
         names = None if ids is None else list(ids)
-        removed = self.store.remove(ids=names, patient=None if patient is None else str(patient))
-        if not removed:
+        # As it is stored today, and as it was given: older rows were stored as they came.
+        spellings = None if patient is None else {patient_text(patient) or str(patient), str(patient)}
+        removed, refusals_removed = self.store.remove(ids=names, patients=spellings)
+        if not removed and not refusals_removed:
             sought = (
                 f"patient {str(patient)!r}" if names is None else f"id {', '.join(map(repr, names[:3])) or '(none)'}"
             )

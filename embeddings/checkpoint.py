@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,17 +19,21 @@ from .encoders import CHECKPOINT_FILE
 from .errors import EncoderError
 
 # Version of the checkpoint's layout; a larger one is refused.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# The tensors of a checkpoint, beside encoder.json.
-WEIGHTS_FILE = "weights.safetensors"
+# The tensors of a checkpoint of format 1; since format 2 the name holds the first digits of their SHA-256, so that
+# encoder.json, replaced in one step, says which tensors are meant.
+FIRST_WEIGHTS_FILE = "weights.safetensors"
+_WEIGHTS_FILE = re.compile(r"weights(-[0-9a-f]{12})?\.safetensors")
 
 # Largest encoder.json that is read; a real one has a few kilobytes.
 MAX_JSON_BYTES = 4 * 2**20
 
 
 def write_checkpoint(target: Path, document: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Write both files beside their final names, force them to the disk and rename them; the description comes last.
+    """Write both files, force them to the disk, and make them the checkpoint in one step: renaming the description.
+
+    The weights get a name of their own before that, and the weights of the checkpoint before go after it.
 
     Args:
         target: The folder; made where it is missing.
@@ -38,16 +43,25 @@ def write_checkpoint(target: Path, document: Mapping[str, Any], tensors: dict[st
     Raises:
         EncoderError: The folder cannot be written, or the document is not plain JSON.
     """
-    weights_new, json_new = (target / f".{name}.{os.getpid()}" for name in (WEIGHTS_FILE, CHECKPOINT_FILE))
+    weights_new, json_new = (target / f".{name}.{os.getpid()}" for name in (FIRST_WEIGHTS_FILE, CHECKPOINT_FILE))
+    leftovers = [weights_new]
     try:
         target.mkdir(parents=True, exist_ok=True)
         save_file(tensors, weights_new)
-        whole = {"format_version": FORMAT_VERSION, **document, "weights_sha256": _sha256(weights_new)}
+        sha256 = _sha256(weights_new)
+        whole = {"format_version": FORMAT_VERSION, **document, "weights_sha256": sha256}
         json_new.write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        for new, final in ((weights_new, WEIGHTS_FILE), (json_new, CHECKPOINT_FILE)):
-            _sync(new)
-            new.replace(target / final)
+        weights = target / weights_name(FORMAT_VERSION, sha256)
+        if not weights.exists():
+            leftovers.append(weights)
+        _sync(weights_new)
+        _sync(json_new)
+        weights_new.replace(weights)
         _sync(target)
+        json_new.replace(target / CHECKPOINT_FILE)
+        leftovers = []
+        _sync(target)
+        leftovers = [path for path in target.iterdir() if _WEIGHTS_FILE.fullmatch(path.name) and path != weights]
     except (OSError, SafetensorError) as error:
         raise EncoderError(
             f"The checkpoint {target} cannot be written: {getattr(error, 'strerror', None) or error}."
@@ -55,9 +69,14 @@ def write_checkpoint(target: Path, document: Mapping[str, Any], tensors: dict[st
     except (TypeError, ValueError) as error:
         raise EncoderError(f"What describes the checkpoint {target} is not plain JSON ({error}).") from error
     finally:
-        for leftover in (weights_new, json_new):
+        for leftover in [json_new, *leftovers]:
             with suppress(OSError):
                 leftover.unlink()
+
+
+def weights_name(version: int, weights_sha256: str) -> str:
+    """Return the name of the weights file that a checkpoint of some format means."""
+    return FIRST_WEIGHTS_FILE if version < 2 else f"weights-{weights_sha256[:12]}.safetensors"
 
 
 def read_document(root: Path) -> dict[str, Any]:
@@ -81,15 +100,18 @@ def read_document(root: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def read_tensors(root: Path, weights_sha256: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a weights file whose hash is the one encoder.json names."""
-    path = root / WEIGHTS_FILE
+def read_tensors(root: Path, version: int, weights_sha256: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of the weights file whose hash is the one encoder.json names."""
+    name = weights_name(version, weights_sha256)
+    path = root / name
+    if not _WEIGHTS_FILE.fullmatch(name):
+        raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description (weights_sha256 is no SHA-256).")
     try:
         found = _sha256(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
-        raise EncoderError(f"The checkpoint {root} has no {WEIGHTS_FILE}.") from error
+        raise EncoderError(f"The checkpoint {root} has no {path.name}.") from error
     except OSError as error:
         raise EncoderError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (SafetensorError, ValueError, RuntimeError) as error:

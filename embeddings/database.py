@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked, StorageFull
 DATABASE_NAME = "archive.sqlite"
 """The truth, below the archive's folder."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Format this library writes. Older ones are migrated on opening, newer ones refused."""
 
 BUSY_MILLISECONDS = 30_000
@@ -62,9 +63,26 @@ CREATE TABLE quarantine (
     at TEXT NOT NULL
 ) WITHOUT ROWID;
 """
-"""Format 1. `archive` holds format, version, dim, the encoder, and `digest`: number of rows and XOR of their CRCs."""
+"""Format 2. `archive` holds format, version, dim, the encoder, the kind (since format 2), and `digest`: number of rows
+and XOR of their CRCs."""
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+def facts_crc(facts: dict[str, str]) -> str:
+    """Checksum of the facts that never change after the archive was made."""
+    fixed = {key: value for key, value in facts.items() if key not in ("format", "version", "digest", "crc")}
+    return str(zlib.crc32(json.dumps(fixed, sort_keys=True).encode()))
+
+
+def _note_kind(connection: sqlite3.Connection) -> None:
+    """From format 1 to 2: what was registered, row by row, is a comparison set; everything else is an archive."""
+    rows = [json.loads(text) for (text,) in connection.execute("SELECT metadata FROM rows")]
+    registered = all(isinstance(row.get("label"), str) and {"registered_at", "encoder"} <= row.keys() for row in rows)
+    known = {**facts(connection), "kind": "comparison set" if rows and registered else "archive"}
+    connection.execute("INSERT INTO archive VALUES ('kind', ?)", (known["kind"],))
+    connection.execute("UPDATE archive SET value = ? WHERE key = 'crc'", (facts_crc(known),))
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _note_kind}
 """Format -> the step that lifts an archive of that format to the next one, inside one transaction."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -175,7 +193,7 @@ def is_built(connection: sqlite3.Connection) -> bool:
 
 
 def facts(connection: sqlite3.Connection) -> dict[str, str]:
-    """Read the archive's facts: format, version, digest, dim, encoder."""
+    """Read the archive's facts: format, version, digest, dim, encoder, kind."""
     return dict(connection.execute("SELECT key, value FROM archive"))
 
 

@@ -221,8 +221,15 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
         return load_checkpoint(text, device=device)
     else:
         raise _not_found(text)
-    encoder.spec = text
+    encoder.spec = _lasting(text)
     return encoder
+
+
+def _lasting(text: str) -> str:
+    """Return a spec that still means the same in another working folder: the path in it becomes absolute."""
+    prefix = next((prefix for prefix in ("hf:", "vectors:") if text.startswith(prefix)), None)
+    path = None if prefix is None else Path(text.removeprefix(prefix))
+    return f"{prefix}{path.absolute()}" if path is not None and path != Path() and path.exists() else text
 
 
 def _is_torch_module(spec: Any) -> bool:

@@ -21,7 +21,7 @@ from .database import DATABASE_NAME
 from .errors import EncoderError
 from .inspection import Inspected, holder_of, inspect, refuse, renew, same_pixels, settle
 from .progress import watched
-from .sources import Record, gather
+from .sources import Listing, Record, Repeat, gather
 from .store import NewRows, Outcome
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ MAX_BATCH_FILES = 1024
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of every file: seen = embedded + updated + duplicate + unchanged + len(refused).
+    """What became of every file, or row of a table: seen = embedded + updated + duplicate + unchanged + len(refused).
 
     Attributes:
         seen: Files considered.
         embedded: New rows.
-        updated: Rows replaced because their file changed on disk.
-        duplicate: Files whose content is stored under another id, or the same id by another path.
+        updated: Rows replaced because their file changed on disk, or given other metadata because the source says more.
+        duplicate: Files whose content is stored under another id, or the same id by another path, or listed before.
         unchanged: Files that are as they were when they were stored.
         refused: (path, reason) of files that could not be stored; retried at every run.
         duplicates: (path, id) of the duplicates and the row they equal.
@@ -88,8 +88,8 @@ def embed_archive(
     batch. A file is unchanged if its size and modification time are, or else its SHA-256. The same content under
     another name is a duplicate, and so are the same pixels under the same id (a DICOM image compressed otherwise). The
     same id with other pixels, at another place, is refused and the first kept; at the same place the file has changed
-    and its row is replaced. Refused files are listed in `Archive.quarantine` and tried again at every run. Rows whose
-    file is gone stay.
+    and its row is replaced. What a table newly says of an unchanged file is noted with its row. Refused files are
+    listed in `Archive.quarantine` and tried again at every run. Rows whose file is gone stay.
 
     Args:
         source: A folder, an image, a table of paths (CSV, Parquet), several of these, or records.
@@ -109,6 +109,7 @@ def embed_archive(
     Raises:
         SourceError: The source cannot be listed; nothing was read.
         EncoderMismatch: The archive is another encoder's; nothing was read.
+        ArchiveError: It is a comparison set; nothing was read.
         StorageFull: The batches before are stored.
     """
     if batch_size < 1:
@@ -118,20 +119,39 @@ def embed_archive(
     with ExitStack() as stack:
         if isinstance(archive, Archive):
             home, target = archive.path, archive
+            target.check_kind("archive")
             target.check_encoder(encoder)
         else:
             home, target = Path(archive), None
             if (home / DATABASE_NAME).exists():
-                target = stack.enter_context(Archive.open(home, encoder=encoder))
-        records = gather(source, manifest=manifest, image_column=image_column, group=group, without=home)
+                target = stack.enter_context(Archive.open(home, encoder=encoder, kind="archive"))
+        listing = gather(source, manifest=manifest, image_column=image_column, group=group, without=home)
         if target is None:
-            target = stack.enter_context(Archive.open(home, encoder=encoder))
-        job = _Job(target, encoder, total=len(records))
-        show = stack.enter_context(watched(progress, len(records)))
+            target = stack.enter_context(Archive.open(home, encoder=encoder, kind="archive"))
+        return embed_listing(listing, encoder, target, batch_size=batch_size, workers=workers, progress=progress)
+
+
+def embed_listing(
+    listing: Listing,
+    encoder: Encoder,
+    archive: Archive,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    progress: bool | Callable[[IngestReport], None] | None = None,
+) -> IngestReport:
+    """Embed what was listed into an open archive of either kind; see `embed_archive`."""
+    total = len(listing.records) + len(listing.repeats)
+    with ExitStack() as stack:
+        job = _Job(archive, encoder, total=total)
+        show = stack.enter_context(watched(progress, total))
         threads = min(MAX_THREADS, os.cpu_count() or 1) if workers is None else workers
-        files = stack.enter_context(closing(_inspected(records, target, encoder, threads, 2 * batch_size)))
+        files = stack.enter_context(closing(_inspected(listing.records, archive, encoder, threads, 2 * batch_size)))
         for batch in _batches(files, batch_size):
             job.commit(batch)
+            show(job.report())
+        if listing.repeats:
+            job.repeat(listing.repeats)
             show(job.report())
         return job.report()
 
@@ -201,6 +221,8 @@ class _Job:
         others = [item for item in batch if item.image is None]
         refused: list[tuple[str, str]] = []
         duplicates: list[tuple[str, str]] = []
+        changes = {item.id: item.amendment for item in others if item.amendment is not None}
+        amended: list[str] = []
 
         def note(connection: sqlite3.Connection, outcomes: list[Outcome]) -> None:
             def reject(item: Inspected, reason: str, stage: str) -> None:
@@ -225,8 +247,9 @@ class _Job:
                 else:
                     settle(connection, item, twin[0])
                     duplicates.append((item.path, twin[0]))
+            amended.extend(self._archive.store.amend(connection, changes))
 
-        worth = [item for item in batch if item.image is not None or item.reason is not None or item.state is not None]
+        worth = changes or any(item.image is not None or item.reason is not None or item.state for item in batch)
         outcomes = self._archive.store.write(
             NewRows(
                 ids=[item.id for item in rows],
@@ -243,8 +266,21 @@ class _Job:
         self._duplicates += duplicates
         self._counts["seen"] += len(batch)
         self._counts["embedded"] += sum(outcome.kind == "added" for outcome in outcomes)
-        self._counts["updated"] += sum(outcome.kind == "updated" for outcome in outcomes)
-        self._counts["unchanged"] += sum(item.reason is None and not item.twin for item in others)
+        self._counts["updated"] += sum(outcome.kind == "updated" for outcome in outcomes) + len(amended)
+        self._counts["unchanged"] += sum(item.reason is None and not item.twin for item in others) - len(amended)
+
+    def repeat(self, repeats: Sequence[Repeat]) -> None:
+        """Count further mentions of files: what became of the first holds for those that do not contradict it."""
+        reasons = dict(self._refused)
+        for again in repeats:
+            reason = again.reason or reasons.get(again.path)
+            if reason is not None:
+                self._refused.append((again.path, reason))
+                continue
+            with self._archive.store.reading() as connection:
+                row = connection.execute("SELECT id FROM files WHERE path = ?", (again.path,)).fetchone()
+            self._duplicates.append((again.path, again.id if row is None else row[0]))
+        self._counts["seen"] += len(repeats)
 
     def _encode(self, items: list[Inspected]) -> tuple[list[Inspected], NDArray[np.float32]]:
         """Return the items, those without a finite vector refused, and the vectors (n, d) of the others."""
@@ -270,4 +306,8 @@ class _Job:
 def _conflict(connection: sqlite3.Connection, item: Inspected) -> str:
     holder = holder_of(connection, id=item.id)
     where = f", from '{holder[1]}'" if holder is not None and holder[1] else ""
-    return f"has the id {item.id!r} of an image stored before{where}, with other content: the first was kept"
+    reason = f"has the id {item.id!r} of an image stored before{where}, with other content: the first was kept"
+    if holder is not None and all(path.endswith(f"/{item.id}") for path in (item.path, holder[1])):
+        # The id is no UID but the file's name below its source: under another source the name is another.
+        reason += "; to have both, embed their common parent folder, or use a manifest"
+    return reason

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from .database import now
 from .errors import ImageError
 from .images import image_identity
-from .metadata import check_text, encode_metadata, patient_of
+from .metadata import check_text, encode_metadata, patient_of, patient_text
 from .sources import Record, printable
-from .store import Store
+from .store import NewFacts, Store
 
 if TYPE_CHECKING:
     from .encoders import Encoder
@@ -29,6 +30,9 @@ FRESH_NANOSECONDS = 2_000_000_000
 
 PIXEL_DIGITS = 32
 """Hex digits kept of the SHA-256 of what the encoder loaded: it tells one image in two encodings from a conflict."""
+
+OWN_KEYS = frozenset({"path", "sha256", "pixels", "source"})
+"""Metadata that tells where a row's image was found; a record cannot bring other values for a row that is stored."""
 
 NEVER = -1
 """Modification time recorded for such a file; it equals no real one."""
@@ -45,7 +49,7 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A file after inspection. Exactly one of these holds: `reason`, `image`, `twin`, or it is unchanged.
+    """A file after inspection. Exactly one of these holds: `reason`, `image`, `twin`, or its content is unchanged.
 
     Attributes:
         path: Absolute path as text; the file's name in the database.
@@ -56,6 +60,7 @@ class Inspected:
         patient: The patient, where known.
         replaces: Whether the row of this id came from this very path, so that new content replaces it.
         twin: Whether a row with this content is stored, so that nothing was loaded.
+        amendment: What the record says of an unchanged file that its row does not, or None.
         reason: Why it is refused, one sentence without the path.
         stage: "read", "encode" or "store".
     """
@@ -68,8 +73,17 @@ class Inspected:
     patient: str | None = None
     replaces: bool = False
     twin: bool = False
+    amendment: NewFacts | None = None
     reason: str | None = None
     stage: str = "read"
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a file by the time it is refused."""
+
+    id: str
+    patient: str | None = None
 
 
 def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
@@ -78,10 +92,11 @@ def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
     Safe to call from several threads.
     """
     path = printable(os.path.abspath(record.path))  # noqa: PTH100 (keeps links, unlike resolve)
-    patient = None
+    known = _Known(record.id)
     try:
-        patient = patient_of(record.metadata)
-        return _inspect(record, path, store, encoder)
+        known.patient = patient_of(record.metadata)
+        item = _inspect(record, path, store, encoder, known)
+        return item if item.reason is None else replace(item, id=known.id, patient=known.patient)
     except ImageError as error:
         reason = error.reason
     except MemoryError:
@@ -90,56 +105,74 @@ def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
         reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
     except Exception as error:  # a decoder may raise anything, and one file must not end the job
         reason = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(" :.")
-    return Inspected(path, id=record.id, reason=reason, patient=patient)
+    return Inspected(path, id=known.id, reason=reason, patient=known.patient)
 
 
-def _inspect(record: Record, path: str, store: Store, encoder: Encoder) -> Inspected:
+def _inspect(record: Record, path: str, store: Store, encoder: Encoder, so_far: _Known) -> Inspected:
     inside = record.root is None or not record.path.is_symlink()
     if not inside and not record.path.resolve().is_relative_to((record.root or record.path).resolve()):
-        return Inspected(path, id=record.id, reason="is a link that leads out of its source folder")
+        return Inspected(path, reason="is a link that leads out of its source folder")
     try:
         found = record.path.stat()
     except FileNotFoundError:
-        return Inspected(path, id=record.id, reason="is missing")
+        return Inspected(path, reason="is missing")
     if not stat.S_ISREG(found.st_mode):
-        return Inspected(path, id=record.id, reason="is no regular file")
+        return Inspected(path, reason="is no regular file")
     mtime = found.st_mtime_ns if time.time_ns() - found.st_mtime_ns > FRESH_NANOSECONDS else NEVER
-    known, standing, home = _recall(store, path)
-    if known is not None and standing and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
-        return Inspected(path)
+    known, row, held = _recall(store, path)
+    if known is not None and held is not None and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
+        return Inspected(path, row, amendment=_amendment(record, path, row, held))
     identity = image_identity(record.path)
     state = FileState(found.st_size, mtime, identity.sha256)
-    if known is not None and standing and known.sha256 == identity.sha256:
-        return Inspected(path, id=record.id, state=state)
-    name = check_text(identity.sop_instance_uid or record.id, "id")
-    patient = record.metadata.get("patient", identity.patient_id)
+    if known is not None and held is not None and known.sha256 == identity.sha256:
+        return Inspected(path, row, state, amendment=_amendment(record, path, row, held))
+    name = so_far.id = check_text(identity.sop_instance_uid or record.id, "id")
     facts = {"registered_at": now(), **identity.metadata, **record.metadata, "path": path, "sha256": identity.sha256}
-    if patient is not None:
+    patient = so_far.patient = so_far.patient or patient_of({"patient": identity.patient_id})
+    if patient is not None or "patient" in facts:
         facts["patient"] = patient
-    patient = patient_of(facts)
-    replaces = home is not None and home[0] == name and home[1] == path
+    replaces = held is not None and row == name and held.get("path") == path
     if not replaces and store.lookup("hash", [identity.sha256]):
         return Inspected(path, name, state, patient=patient, twin=True)
     image = encoder.load(record.path)
     after = record.path.stat()
     if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
-        return Inspected(path, name, patient=patient, reason="changed while it was being read")
+        return Inspected(path, reason="changed while it was being read")
     facts["pixels"] = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:PIXEL_DIGITS]
     return Inspected(path, name, state, image, encode_metadata(facts, name), patient, replaces)
 
 
-def _recall(store: Store, path: str) -> tuple[FileState | None, bool, tuple[str, str | None] | None]:
-    """Return the state noted for a path, whether its row is still there, and that row's id and own path."""
+def _amendment(record: Record, path: str, row: str, held: dict[str, Any]) -> NewFacts | None:
+    """Return what a record brings for the stored row of its unchanged file, where that differs from what the row has.
+
+    A row belongs to the file it was made from: a copy of that file cannot change it.
+    """
+    if held.get("path") != path:
+        return None
+    brought = {key: value for key, value in record.metadata.items() if key not in OWN_KEYS and key != "patient"}
+    patient = patient_text(record.metadata.get("patient"))
+    if patient is not None:
+        brought["patient"] = patient
+    missing = object()
+    plain = json.loads(encode_metadata(brought, row))
+    changed = {key: value for key, value in plain.items() if held.get(key, missing) != value}
+    if not changed:
+        return None
+    return NewFacts(encode_metadata(changed, row), patient_of({**held, **changed}))
+
+
+def _recall(store: Store, path: str) -> tuple[FileState | None, str, dict[str, Any] | None]:
+    """Return the state noted for a path, the id of its row, and that row's metadata if it is still there."""
     query = (
-        "SELECT size, mtime_ns, sha256, files.id, rows.id IS NOT NULL, json_extract(metadata, '$.path') "
+        "SELECT size, mtime_ns, sha256, files.id, metadata "
         "FROM files LEFT JOIN rows ON rows.id = files.id WHERE files.path = ?"
     )
     with store.reading() as connection:
         row = connection.execute(query, (path,)).fetchone()
     if row is None:
-        return None, False, None
-    size, mtime_ns, sha256, identity, standing, home = row
-    return FileState(size, mtime_ns, sha256), bool(standing), (identity, home)
+        return None, "", None
+    size, mtime_ns, sha256, identity, metadata = row
+    return FileState(size, mtime_ns, sha256), identity, None if metadata is None else json.loads(metadata)
 
 
 def settle(connection: sqlite3.Connection, item: Inspected, identity: str) -> None:

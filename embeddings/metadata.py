@@ -11,10 +11,33 @@ from typing import Any
 import numpy as np
 
 
+def is_missing(value: Any) -> bool:
+    """Say whether a cell is None, NaN, NaT or pandas.NA, as tables write what is unknown."""
+    # The last three are the values that do not equal themselves, or refuse to say so.
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):
+        return type(value).__name__ == "NAType"
+
+
+def patient_text(value: Any) -> str | None:
+    """Return a patient as the text it is stored and looked for under, or None where it is missing or blank.
+
+    White space around it is dropped, and so is the `.0` that a table with gaps puts behind a whole number.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip() or None
+
+
 def patient_of(metadata: Mapping[str, Any]) -> str | None:
-    """Return the patient of a row as text, or None."""
-    patient = metadata.get("patient")
-    return None if patient is None else check_text(str(patient), "patient")
+    """Return the patient of a row as `patient_text`, or None."""
+    patient = patient_text(metadata.get("patient"))
+    return None if patient is None else check_text(patient, "patient")
 
 
 def encode_metadata(metadata: Mapping[str, Any], identity: str) -> str:

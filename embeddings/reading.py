@@ -7,7 +7,6 @@ was written.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
@@ -94,14 +93,14 @@ class ReadableStore:
                 database.connect(self.root / database.DATABASE_NAME, create=True).close()
             with self.reading() as connection:
                 if not database.is_built(connection):
-                    database.build(connection, {**facts, "crc": _facts_crc(facts)})
+                    database.build(connection, {**facts, "crc": database.facts_crc(facts)})
                     for folder in (self.root / FOLDER, self.root, self.root.parent):
                         sync_folder(folder)
             self.open()
 
     def _read_facts(self, connection: sqlite3.Connection) -> None:
         facts = database.facts(connection)
-        if facts.get("crc") != _facts_crc(facts):
+        if facts.get("crc") != database.facts_crc(facts):
             raise self._damaged("its description does not match its checksum")
         size = (self.root / database.DATABASE_NAME).stat().st_size
         if size <= QUICK_CHECK_BYTES:
@@ -270,8 +269,3 @@ class ReadableStore:
             f"The database '{self.root / database.DATABASE_NAME}' is damaged ({what}): run `radshot verify` and "
             "restore a backup."
         )
-
-
-def _facts_crc(facts: dict[str, str]) -> str:
-    fixed = {key: value for key, value in facts.items() if key not in ("format", "version", "digest", "crc")}
-    return str(zlib.crc32(json.dumps(fixed, sort_keys=True).encode()))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from .archive import Archive
 from .errors import ArchiveError
-from .ingest import IngestReport, embed_archive
+from .ingest import IngestReport, embed_listing
 from .segments import sync_folder
-from .sources import Record
+from .sources import Record, gather
 
 if TYPE_CHECKING:
     from .encoders import Encoder
@@ -51,7 +51,8 @@ def reembed_archive(
     """Embed every image an archive knows with another encoder, then put the new archive in the old one's place.
 
     The new one grows beside the old one, which stays readable and is locked for writers meanwhile; the two folders
-    change places in one step of the file system, and the old one is deleted. Ids, metadata and notes stay. A process
+    change places in one step of the file system, and the old one is deleted. Ids, metadata and notes stay, and a
+    comparison set stays one. A process
     that has the old archive open must open it again; what it tries to write is refused. A run that is stopped begins
     anew the next time.
 
@@ -79,7 +80,7 @@ def reembed_archive(
         shutil.rmtree(draft, ignore_errors=True)
         _try_exchange(target.parent)
         try:
-            with Archive.open(draft, encoder=encoder) as new, new.writing():
+            with Archive.open(draft, encoder=encoder, kind=old.kind) as new, new.writing():
                 refused = _fill(old, new, encoder, batch_size, progress)
                 if refused and not drop_missing:
                     return ReembedReport(rows=0, refused=refused, replaced=False)
@@ -114,7 +115,8 @@ def _fill(
         renewed = {**row, "encoder": encoder.fingerprint} if "encoder" in row else row
         records.append(Record(path=Path(path), id=name, metadata=renewed))
     owner = {str(record.path): record.id for record in records}
-    report = embed_archive(records, encoder, new, batch_size=batch_size, progress=progress)
+    listing = gather(records, manifest=None, image_column="image", group=None, without=new.path)
+    report = embed_listing(listing, encoder, new, batch_size=batch_size, progress=progress)
     refused.update({owner.get(path, path): (path, reason) for path, reason in report.refused})
     refused.update(_unlike(held, new, refused))
     with old.store.reading() as connection:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import SourceError, UnknownColumn
+from .metadata import is_missing, patient_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,29 @@ class Record:
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A further mention of a file that is listed already.
+
+    Attributes:
+        path: The file, absolute, as text.
+        id: The id it is listed under here.
+        reason: Why this mention is refused, or None where it only says again what was said before.
+    """
+
+    path: str
+    id: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a job is to look at: every file once, and the further mentions of some of them."""
+
+    records: tuple[Record, ...]
+    repeats: tuple[Repeat, ...]
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -141,12 +165,15 @@ def records_from_table(
             raise UnknownColumn(f"{name} has no column {column!r}; it has {', '.join(map(str, frame.columns))}.{hint}")
     records = []
     for number, row in enumerate(frame.to_dict(orient="records"), start=1):
-        facts = {str(key): _cell(value) for key, value in row.items() if not _is_empty(value)}
+        facts = {str(key): _cell(value) for key, value in row.items() if not (is_missing(value) or _is_blank(value))}
         image = str(facts.pop(image_column, "")).strip()
         if not image:
             raise SourceError(f"{name} has no path in column {image_column!r} of row {number}.")
-        if group is not None and group in facts:
-            facts["patient"] = str(facts[group])
+        owner = patient_text(facts.get(group)) if group is not None else None
+        owner = owner or patient_text(facts.get("patient"))
+        facts.pop("patient", None)
+        if owner is not None:
+            facts["patient"] = owner
         records.append(Record(path=base / image, id=printable(Path(image).as_posix()), metadata=facts))
     return records
 
@@ -165,14 +192,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise SourceError(f"'{printable(path)}' cannot be read as a table: {reason}.") from error
 
 
-def _is_empty(value: Any) -> bool:
-    # NaN, NaT and pandas.NA are the values that do not equal themselves, or refuse to say so.
-    if value is None or (isinstance(value, str) and value == ""):
-        return True
-    try:
-        return bool(value != value)
-    except (TypeError, ValueError):
-        return type(value).__name__ == "NAType"
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and value == ""
 
 
 def _cell(value: Any) -> Any:
@@ -188,11 +209,12 @@ def gather(
     image_column: str,
     group: str | None,
     without: Path,
-) -> list[Record]:
-    """List the records of several sources in the order given; a file reached twice counts once.
+) -> Listing:
+    """List the records of several sources in the order given; a file reached twice is embedded once.
 
-    A manifest beside sources adds its columns to those of their images that it names; without sources its images are
-    the source. A source that is itself a CSV or Parquet file is read as a table.
+    A patient that only a later mention of the file names is taken over; one that contradicts the first is not. A
+    manifest beside sources adds its columns to those of their images that it names; without sources its images are the
+    source. A source that is itself a CSV or Parquet file is read as a table.
 
     Raises:
         SourceError: A source or the manifest cannot be read, or there is neither.
@@ -220,6 +242,18 @@ def gather(
             replace(record, metadata={**record.metadata, **known.get(record.path.resolve(), {})}) for record in records
         ]
     once: dict[str, Record] = {}
+    repeats = []
     for record in records:
-        once.setdefault(os.path.abspath(record.path), record)  # noqa: PTH100 (keeps links, unlike resolve)
-    return list(once.values())
+        place = os.path.abspath(record.path)  # noqa: PTH100 (keeps links, unlike resolve)
+        if place not in once:
+            once[place] = record
+            continue
+        first = once[place]
+        owner, other = (patient_text(one.metadata.get("patient")) for one in (first, record))
+        reason = None
+        if owner is None and other is not None:
+            once[place] = replace(first, metadata={**first.metadata, "patient": other})
+        elif other not in (None, owner):
+            reason = f"is listed before for patient {owner!r} and here for {other!r}: the first was kept"
+        repeats.append(Repeat(printable(place), record.id, reason))
+    return Listing(tuple(once.values()), tuple(repeats))

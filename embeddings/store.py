@@ -6,9 +6,10 @@ leaves a file nobody names (an orphan, swept after the next commit); a crash aft
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,6 +48,14 @@ class NewRows:
     hashes: Sequence[str]
     metadata: Sequence[str]
     patients: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NewFacts:
+    """What becomes of a stored row's metadata: JSON text of the keys to set, and the patient it then has."""
+
+    metadata: str
+    patient: str | None
 
 
 class Store(ReadableStore):
@@ -185,29 +194,67 @@ class Store(ReadableStore):
         version = str(self._version(connection) + 1)
         connection.execute("UPDATE archive SET value = ? WHERE key = 'version'", (version,))
 
-    def remove(self, *, ids: Iterable[str] | None = None, patient: str | None = None) -> tuple[str, ...]:
+    def remove(
+        self, *, ids: Iterable[str] | None = None, patients: Collection[str] | None = None
+    ) -> tuple[tuple[str, ...], int]:
         """Remove rows by id or by patient in one atomic step, with their file states and quarantine entries.
 
         Returns:
-            The ids removed, sorted; none if nothing matched.
+            The ids removed, sorted, and the number of a patient's quarantine entries removed; neither if nothing
+            matched.
         """
+        wanted = tuple(patients or ())
+        marks = ",".join("?" * len(wanted))
+        refused = 0
         with self.writing():
-            if patient is not None:
+            if patients is not None:
                 with self.reading() as connection:
                     # Not by the index: whom a damaged index hides would stay.
-                    query = "SELECT id FROM rows NOT INDEXED WHERE patient = ?"
-                    matched = [identity for (identity,) in connection.execute(query, (patient,))]
+                    query = f"SELECT id FROM rows NOT INDEXED WHERE patient IN ({marks})"
+                    matched = [identity for (identity,) in connection.execute(query, wanted)]
+                    query = f"SELECT count(*) FROM quarantine WHERE patient IN ({marks})"
+                    refused = connection.execute(query, wanted).fetchone()[0]
             else:
                 matched = list(self.lookup("id", ids or ()))
-            if not matched:
-                return ()
+            if not matched and not refused:
+                return (), 0
             with self._change() as connection:
+                connection.execute(f"DELETE FROM quarantine WHERE patient IN ({marks})", wanted)
                 digest = self._delete(connection, matched)
-                if patient is not None:
-                    connection.execute("DELETE FROM quarantine WHERE patient = ?", (patient,))
                 self._publish(connection, -len(matched), digest)
             self._settle()
-        return tuple(sorted(matched))
+        return tuple(sorted(matched)), refused
+
+    def amend(self, connection: sqlite3.Connection, changes: Mapping[str, NewFacts]) -> list[str]:
+        """Give rows other metadata inside the transaction of a `write`; their vectors and hashes stay.
+
+        Args:
+            connection: The one that `write` hands to `also`.
+            changes: Id -> keys to set in its metadata, and its patient.
+
+        Returns:
+            The ids that were there to be changed.
+        """
+        digest = 0
+        changed = []
+        version = self._version(connection) + 1
+        for identity, facts in changes.items():
+            query = f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE id = ?"
+            found = connection.execute(query, (identity,)).fetchone()
+            if found is None:
+                continue
+            _, segment, position, content, _, before, vector_crc, crc = found
+            metadata = json.dumps({**json.loads(before), **json.loads(facts.metadata)}, ensure_ascii=True)
+            renewed = row_crc((identity, segment, position, content, facts.patient, metadata, vector_crc))
+            connection.execute(
+                "UPDATE rows SET patient = ?, metadata = ?, row_crc = ?, version = ? WHERE id = ?",
+                (facts.patient, metadata, renewed, version, identity),
+            )
+            digest ^= crc ^ renewed
+            changed.append(identity)
+        if changed:
+            self._publish(connection, 0, digest)
+        return changed
 
     def set_note(self, key: str, value: str | None) -> None:
         """Store a note's JSON text, or with None remove it; the version grows."""

@@ -86,7 +86,9 @@ class TorchEncoder(BaseEncoder):
         return self._forward(np.stack([np.asarray(image, dtype=np.float32) for image in batch]))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `weights.safetensors` and `encoder.json`; each appears whole or not at all.
+        """Write the weights and `encoder.json`; a kill at any moment leaves the checkpoint before or this one.
+
+        From here on the folder is the encoder's `spec`.
 
         Args:
             folder: Made where it is missing. A checkpoint already there is replaced, other files stay.
@@ -121,6 +123,7 @@ class TorchEncoder(BaseEncoder):
             "training": self.training,
         }
         write_checkpoint(target, document, tensors)
+        self.spec = str(target.absolute())
         return target
 
     def _forward(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,7 +157,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
     Only safetensors and JSON are read; nothing in the folder can run code.
 
     Args:
-        folder: Holds encoder.json and weights.safetensors.
+        folder: Holds encoder.json and the weights it names.
         device: "auto" takes CUDA where there is one, else the CPU.
 
     Returns:
@@ -172,7 +175,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         weights_sha256, training = str(document["weights_sha256"]), dict(document.get("training") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
-    tensors = read_tensors(root, weights_sha256)
+    tensors = read_tensors(root, document["format_version"], weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
     network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
     try:
@@ -186,7 +189,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
             f"The checkpoint {root} has fingerprint {encoder.fingerprint[:12]}, its {CHECKPOINT_FILE} says "
             f"{fingerprint[:12]}: one of its files was changed."
         )
-    encoder.spec = str(root)
+    encoder.spec = str(root.absolute())  # an archive remembers it, and may be opened from another working folder
     return encoder
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import Archive, ArchiveError, ImageError, UnknownId
+from embeddings import Archive, ImageError, UnknownId, printable
 
 from .registration import Candidate, Registration, read_candidates, sort_out
 
@@ -55,14 +55,11 @@ class ComparisonSet:
             The set.
 
         Raises:
-            ArchiveError: No set there and no encoder to make one, or the folder holds something else.
+            ArchiveError: No set there and no encoder to make one, or the folder holds something else, an
+                archive of embedded images for one.
             EncoderMismatch: The set's vectors were made by another encoder.
         """
-        archive = Archive.open(path, encoder=encoder)
-        if any(not isinstance(row.get("label"), str) for row in archive.snapshot().metadata):
-            archive.close()
-            raise ArchiveError(f"'{path}' is an archive of unlabelled images, not a comparison set.")
-        return cls(archive, encoder)
+        return cls(Archive.open(path, encoder=encoder, kind="comparison set"), encoder)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -292,7 +289,7 @@ class ComparisonSet:
         return {
             "label": candidate.label,
             "patient": candidate.patient,
-            "path": os.fspath(Path(candidate.path).absolute()),
+            "path": printable(Path(candidate.path).absolute()),
             "sha256": candidate.sha256,
             "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "encoder": self.encoder.fingerprint if self.encoder is not None else None,

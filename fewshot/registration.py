@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from embeddings import ImageError, image_identity
+from embeddings import ImageError, image_identity, printable
 
 from .support import is_missing
 
@@ -79,13 +79,13 @@ def read_candidates(
         except ImageError as error:
             if on_error == "raise":
                 raise
-            refused.append((error.source, error.reason))
+            refused.append((printable(error.source), error.reason))
             continue
-        named = names[i] if names is not None else Path(image).as_posix()
+        named = printable(names[i] if names is not None else Path(image).as_posix())
         patient = None if patients is None or is_missing(patients[i]) else str(patients[i]).strip()
         candidates.append(
             Candidate(
-                path=os.fspath(image),
+                path=printable(image),
                 label=label,
                 id=ids[i] if ids is not None else identity.sop_instance_uid or named,
                 patient=patient or identity.patient_id,

@@ -126,7 +126,7 @@ def _contents(out: Path) -> list[dict[str, str]]:
     kinds = (
         ("source", "DICOM phantoms trained on, with manifest.csv"),
         ("unseen", "DICOM phantoms of findings never trained on"),
-        ("encoder", "the trained encoder: weights.safetensors and encoder.json"),
+        ("encoder", "the trained encoder: its weights (safetensors) and encoder.json"),
         ("cases", "the comparison set"),
         ("archive", "the archive that was searched"),
         ("demo.json", "every figure of this page"),
