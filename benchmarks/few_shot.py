@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,14 @@ def medpix_train(columns: tuple[str, ...], where: str = "1") -> Images:
     return medpix(f"split = 'train' AND {where}", columns)
 
 
+def medpix_cases() -> Images:
+    """MedPix's training split with the case as the class: what tells one patient's images from another's."""
+    source = medpix_train(("split_group",))
+    counts = Counter(source.labels)
+    kept = [i for i, label in enumerate(source.labels) if counts[label] > 1]
+    return Images([source.images[i] for i in kept], [source.labels[i] for i in kept], [f"image {i}" for i in kept])
+
+
 SMALL_SOURCE = TrainingConfig(episodes=250, learning_rate=1e-3, validation_every=25, augmentation=MILD)
 ROWS = {
     "T5": Row(
@@ -69,6 +78,21 @@ ROWS = {
         lambda: medpix_train(("location", "modality", "plane")) + medical_mnist(),
         t4_target,
         both(replace(SMALL_SOURCE, episodes=500, n_query=3)),
+    ),
+    "T4-cases": Row(
+        "T4, source without brain_tumor_mri, each case a class",
+        medpix_cases,
+        t4_target,
+        both(
+            TrainingConfig(
+                n_way=40,
+                k_shot=1,
+                n_query=1,
+                episodes=400,
+                validation_every=50,
+                augmentation=STRONG,
+            )
+        ),
     ),
     "T4-same": Row(
         "T4, source brain_tumor_mri folds 0-3",

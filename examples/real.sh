@@ -9,12 +9,16 @@ MEDPIX=$RADSHOT_DATA/medpix2/manifest.csv
 CHEST=$RADSHOT_DATA/covid_chestxray
 FRONTAL="modality = 'X-ray' AND view IS NOT 'L'"
 export COLUMNS=110
-say() { printf '\n$ %s\n' "$*" | sed -e "s#$RADSHOT_DATA#\$RADSHOT_DATA#g" -e "s#$OUT#out#g"; }
+say() {
+  local word line='$'
+  for word in "$@"; do [[ $word == *[[:space:]\']* ]] && line+=" \"$word\"" || line+=" $word"; done
+  printf '\n%s\n' "$line" | sed -e "s#$RADSHOT_DATA#\$RADSHOT_DATA#g" -e "s#$OUT#out#g"
+}
 run() { say "$@"; "$@" 2>&1 | sed -e "s#$RADSHOT_DATA#\$RADSHOT_DATA#g" -e "s#$PWD/##g" -e "s#$OUT#out#g" | grep -v '^training \|^embedding '; }
 rm -rf "$OUT"
 
-# 1. Train an encoder prototypically on CT and MR teaching cases: location, modality and plane make the classes.
-run radshot train "$MEDPIX" --where "split = 'train' AND radiology = 1" --label location+modality+plane \
+# 1. Train an encoder prototypically on CT and MR teaching cases: location and modality make the classes.
+run radshot train "$MEDPIX" --where "split = 'train' AND radiology = 1" --label location+modality \
   --group split_group --episodes 400 --n-query 3 --flip 0.5 --out "$OUT/encoder"
 
 # 2. How well does it do on chest X-rays, a domain it never saw? The five findings with 7 or more patients.

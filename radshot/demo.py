@@ -40,7 +40,7 @@ K_SHOT = 5
 SIZE = (160, 160)
 #: Training episodes; about a minute and a half on two cores.
 TRAINING_EPISODES = 1300
-#: Many small episodes at a high rate learn more in the same time than few large ones (benchmarks/RESULTS.md).
+#: Many small episodes at a high rate: on phantoms they learnt more in the same time than few large ones.
 TRAINING = TrainingConfig(
     backbone_config={"stem_width": 32},
     k_shot=2,
