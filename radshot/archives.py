@@ -64,7 +64,7 @@ def search_command(
 
     if (image is None) == (id is None):
         raise Usage("Give an IMAGE or --id, one of the two.")
-    with Archive.open(archive) as held:
+    with Archive.open(archive, create=False) as held:
         snapshot = held.snapshot()
         if not len(snapshot):
             raise Refused(f"The archive '{archive}' is empty: embed images into it before searching.")
@@ -143,7 +143,7 @@ def forget_command(
 
     if (id is None) == (patient is None):
         raise Usage("Give --id or --patient, one of the two.")
-    with Archive.open(folder) as held:
+    with Archive.open(folder, create=False) as held:
         removed = held.remove(ids=None if id is None else [id], patient=patient)
         problem = None
         try:
@@ -152,6 +152,8 @@ def forget_command(
             problem = str(error)
         left = len(held)
     out.print(f"{folder}: forgot {len(removed):,} image(s), {left:,} left")
+    if not removed:
+        note("Only refused files named this patient; what was kept about them is gone too.")
     if problem is None:
         note("Backups made earlier still hold them.")
     else:
@@ -173,7 +175,7 @@ def verify_command(folder: Folder, json_file: JsonOption = None) -> int:
     from embeddings import Archive, ArchiveCorrupt
 
     try:
-        with Archive.open(folder) as held:
+        with Archive.open(folder, create=False) as held:
             result = dataclasses.asdict(held.verify())
     except ArchiveCorrupt as error:
         result = {"ok": False, "problems": [str(error)], "notes": [], "version": 0, "rows": 0, "segments": 0}
@@ -199,7 +201,7 @@ def stats_command(folder: Folder, json_file: JsonOption = None) -> int:
     """
     from embeddings import Archive
 
-    with Archive.open(folder) as held:
+    with Archive.open(folder, create=False) as held:
         snapshot = held.snapshot()
         result: dict[str, Any] = {**held.stats(), "encoder_spec": held.encoder_spec}
     result["rows_without_patient"] = sum(row.get("patient") is None for row in snapshot.metadata)
@@ -230,7 +232,7 @@ def backup_command(
     """
     from embeddings import Archive
 
-    with Archive.open(folder) as held:
+    with Archive.open(folder, create=False) as held:
         written = held.backup(to)
     with Archive.open(written) as copy:
         rows = len(copy)

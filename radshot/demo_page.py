@@ -26,6 +26,8 @@ SHOWN_PER_CLASS = 2
 SHOWN_EVIDENCE = 3
 #: Drawing area of the learning curve, in its own units.
 CURVE_WIDTH, CURVE_HEIGHT = 560, 160
+#: Height of a line's name in those units, so that two names do not cover each other.
+NAME_HEIGHT = 14
 
 
 def render(result: DemoResult) -> str:
@@ -109,16 +111,19 @@ def _searches(result: DemoResult) -> list[dict[str, Any]]:
 
 
 def _curve(result: DemoResult) -> list[dict[str, Any]]:
-    """The validation accuracy over training episodes, as polyline points."""
+    """The validation and training accuracy over training episodes, as polyline points with a place for each name."""
     history = [entry for entry in result.training.history if entry["validation_accuracy"] is not None]
     last = max((float(entry["episode"] or 0) for entry in history), default=1.0)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, key in (("held out", "validation_accuracy"), ("training", "train_accuracy")):
         points = [
             (float(entry["episode"] or 0) / last * CURVE_WIDTH, (1 - float(entry[key] or 0)) * CURVE_HEIGHT)
             for entry in history
         ]
-        lines.append({"name": name, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points)})
+        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        lines.append({"name": name, "points": text, "name_y": (points[-1][1] if points else 0.0) + 4})
+    upper, lower = sorted(lines, key=lambda line: line["name_y"])
+    lower["name_y"] = max(lower["name_y"], upper["name_y"] + NAME_HEIGHT)
     return lines
 
 
