@@ -74,6 +74,11 @@ class Archive:
         """Wrap an open store; use `Archive.open` or `Archive.create`."""
         self.store = store
 
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds an archive or a comparison set; whether it is sound is found out by opening it."""
+        return (Path(path) / DATABASE_NAME).is_file()
+
     @classmethod
     def open(
         cls,
@@ -99,7 +104,7 @@ class Archive:
             ArchiveCorrupt: The database is damaged.
         """
         root = Path(path)
-        if (root / DATABASE_NAME).exists():
+        if cls.exists(root):
             archive = cls(Store(root, timeout=timeout))
             with archive._closed_on_error():
                 if archive.store.open():
@@ -110,7 +115,7 @@ class Archive:
                     return archive
             archive.close()
         if create is False or encoder is None:
-            hint = "" if encoder is not None else "; give the encoder to make one"
+            hint = "; give the encoder to make one" if create is not False else ""
             raise ArchiveError(f"There is no archive at '{root}'{hint}.")
         return cls.create(
             root,

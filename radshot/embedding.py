@@ -70,7 +70,7 @@ def embed_command(
           --where "modality = 'CT'" --encoder enc --archive archive
       radshot embed --reembed --encoder new-enc --archive archive
     """
-    from embeddings import embed_archive
+    from embeddings import Archive, embed_archive
 
     from .inputs import open_encoder
 
@@ -80,6 +80,9 @@ def embed_command(
         raise Usage("--drop-missing goes with --reembed.")
     inputs = _inputs(sources or [], manifest, archive, image=image, group=group, where=where)
     chosen = open_encoder(encoder)
+    if inputs and Archive.exists(archive):  # found out before anything is embedded anew
+        with Archive.open(archive) as held:
+            held.check_kind("archive")
     refused: list[tuple[str, str]] = []
     renewed = 0
     if reembed:

@@ -251,11 +251,6 @@ def encode_readable(
     return vectors[finite], [kept[i] for i in np.flatnonzero(finite)], refused
 
 
-def is_store(folder: Path) -> bool:
-    """Whether an archive or a comparison set is there."""
-    return (folder / "archive.sqlite").is_file()
-
-
 def _load(encoder: Encoder, image: Path) -> tuple[NDArray[np.float32] | None, str]:
     try:
         return encoder.load(image), ""

@@ -127,11 +127,11 @@ def _encoder_for(folder: Path, given: str | None) -> Encoder:
     """The encoder to register with: an old set remembers its own, a new one needs to be told."""
     from embeddings import Archive
 
-    from .inputs import encoder_of, is_store, open_encoder
+    from .inputs import encoder_of, open_encoder
 
     if given is not None:
         return open_encoder(given)
-    if not is_store(folder):
+    if not Archive.exists(folder):
         raise Refused(f"There is no comparison set at '{folder}'; name an encoder with --encoder to make one.")
     with Archive.open(folder) as archive:
         return encoder_of(archive, None)
@@ -139,11 +139,9 @@ def _encoder_for(folder: Path, given: str | None) -> Encoder:
 
 def _none_readable(folder: Path, encoder: Encoder, images: Sequence[Path]) -> list[tuple[str, str]]:
     """Every image with its reason if a new set would stay empty; it is then not made."""
-    from embeddings import ImageError
+    from embeddings import Archive, ImageError
 
-    from .inputs import is_store
-
-    if is_store(folder):
+    if Archive.exists(folder):
         return []
     refused = []
     for image in images:

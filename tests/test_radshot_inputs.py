@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from embeddings import load_encoder
+from embeddings import Archive, load_encoder
+from fewshot import ComparisonSet
 from radshot.cli import app
 from radshot.console import Refused
 from radshot.inputs import encode_readable, read_manifest, read_manifests
@@ -146,7 +148,7 @@ def test_a_missing_extra_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     paths = images(tmp_path, 2)
     archive = tmp_path / "archive"
     assert invoke("embed", *paths, "--encoder", "pixels-8", "--archive", archive).exit_code == 0
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     result = invoke("search", archive, paths[0])
     assert result.exit_code == 3
     assert result.stderr.strip().count("\n") == 0 and "pip install radshot[cpu]" in result.stderr
@@ -169,8 +171,21 @@ def test_a_set_of_one_class_and_images_without_patient_are_remarked_on(tmp_path:
     cases = tmp_path / "cases"
     done = invoke("register", cases, "--encoder", "pixels-8", "--label", " cyst ", *paths[:2])
     assert done.exit_code == 0 and "2 image(s) of the set have no patient" in done.stderr
-    assert "cyst" in done.stdout and " cyst " not in done.stdout.replace("  cyst", "")
+    with ComparisonSet.open(cases) as held:
+        assert held.shots == {"cyst": 2}
     asked = invoke("classify", cases, paths[2])
     assert asked.exit_code == 0 and "Only one class is registered, 'cyst'" in asked.stderr
     again = invoke("register", cases, "--label", "CYST", "--patient", "p", paths[2])
     assert "Did you mean 'cyst'?" in again.stderr
+
+
+def test_reembedding_a_set_with_sources_beside_it_changes_nothing(tmp_path: Path) -> None:
+    paths = images(tmp_path, 3)
+    cases = tmp_path / "cases"
+    assert invoke("register", cases, "--encoder", "pixels-8", "--label", "a", *paths[:2]).exit_code == 0
+    with Archive.open(cases) as held:
+        before = (held.encoder_fingerprint, held.version, held.ids)
+    result = invoke("embed", paths[2], "--reembed", "--encoder", "pixels-16", "--archive", cases)
+    assert result.exit_code == 3 and "comparison set" in result.stderr
+    with Archive.open(cases) as held:
+        assert (held.encoder_fingerprint, held.version, held.ids) == before
