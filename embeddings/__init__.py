@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
     from .sources import Record, printable, records_from_folder, records_from_table
+    from .similarity import SimilarityHead
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_encoder import TransformersEncoder
 
@@ -59,6 +60,7 @@ _HOMES = {
     "Record": "sources",
     "ReembedReport": "reembedding",
     "SearchResult": "index",
+    "SimilarityHead": "similarity",
     "Snapshot": "archive",
     "SourceError": "errors",
     "StorageFull": "errors",
@@ -105,6 +107,7 @@ __all__ = [
     "Record",
     "ReembedReport",
     "SearchResult",
+    "SimilarityHead",
     "Snapshot",
     "SourceError",
     "StorageFull",

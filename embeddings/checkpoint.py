@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from .encoders import CHECKPOINT_FILE
 from .errors import EncoderError
 
-# Version of the checkpoint's layout; a larger one is refused.
-FORMAT_VERSION = 2
+# Version of the checkpoint's layout; a larger one is refused. Since 3 a learnt comparison may be among the tensors.
+FORMAT_VERSION = 3
 
 # The tensors of a checkpoint of format 1; since format 2 the name holds the first digits of their SHA-256, so that
 # encoder.json, replaced in one step, says which tensors are meant.

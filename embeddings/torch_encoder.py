@@ -18,9 +18,10 @@ from .checkpoint import read_document, read_tensors, write_checkpoint
 from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, fingerprint_of
 from .errors import EncoderError
 from .preprocess import Preprocess
+from .similarity import SimilarityHead
 
-# Names inside the weights file: the network's tensors, and the source domain's mean vector.
-_NETWORK_PREFIX, _SOURCE_MEAN = "network.", "source_mean"
+# Names inside the weights file: the network's tensors, the source domain's mean vector, a learnt comparison's tensors.
+_NETWORK_PREFIX, _SOURCE_MEAN, _SIMILARITY_PREFIX = "network.", "source_mean", "similarity."
 
 
 class TorchEncoder(BaseEncoder):
@@ -37,6 +38,8 @@ class TorchEncoder(BaseEncoder):
         backbone_config: Name and options that `build_backbone` needs to build the network again; None takes them
             from the network where it has them. Without them the encoder works but cannot be saved.
         source_mean: Mean vector of the source domain, shape (d,), or None.
+        similarity: The learnt comparison that was trained with the network, or None. It does not change a vector, so it
+            is no part of the fingerprint; a checkpoint's hash covers it.
         device: "auto" takes CUDA where there is one, else the CPU.
         training: A JSON document on how the weights came about (seed, data, settings), kept with them.
 
@@ -52,6 +55,7 @@ class TorchEncoder(BaseEncoder):
         name: str,
         backbone_config: Mapping[str, Any] | None = None,
         source_mean: NDArray[np.float32] | None = None,
+        similarity: SimilarityHead | None = None,
         device: str = "auto",
         training: Mapping[str, Any] | None = None,
     ) -> None:
@@ -70,6 +74,7 @@ class TorchEncoder(BaseEncoder):
         if declared != self.dim:
             raise EncoderError(f"The network says dim = {declared} and makes vectors of {self.dim} dimensions.")
         self.source_mean = _check_mean(source_mean, self.dim)
+        self.similarity = similarity
         self.fingerprint = self._take_fingerprint()
 
     def encode_loaded(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -122,6 +127,10 @@ class TorchEncoder(BaseEncoder):
             "fingerprint": self.fingerprint,
             "training": self.training,
         }
+        if self.similarity is not None:
+            document["similarity"] = {"name": self.similarity.name, "config": dict(self.similarity.config)}
+            for key, value in self.similarity.tensors.items():
+                tensors[_SIMILARITY_PREFIX + key] = torch.from_numpy(np.array(value, dtype=np.float32))
         write_checkpoint(target, document, tensors)
         self.spec = str(target.absolute())
         return target
@@ -177,13 +186,22 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
     tensors = read_tensors(root, document["format_version"], weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
+    similarity = _similarity(root, document.get("similarity"), tensors)
     network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
     try:
         network.load_state_dict({key.removeprefix(_NETWORK_PREFIX): value for key, value in tensors.items()})
     except RuntimeError as error:
         raise EncoderError(f"The weights in {root} do not fit the backbone that {CHECKPOINT_FILE} names.") from error
     source_mean = None if mean is None else mean.float().numpy()
-    encoder = TorchEncoder(network, preprocess, name=name, source_mean=source_mean, device=device, training=training)
+    encoder = TorchEncoder(
+        network,
+        preprocess,
+        name=name,
+        source_mean=source_mean,
+        similarity=similarity,
+        device=device,
+        training=training,
+    )
     if encoder.fingerprint != fingerprint:
         raise EncoderError(
             f"The checkpoint {root} has fingerprint {encoder.fingerprint[:12]}, its {CHECKPOINT_FILE} says "
@@ -191,6 +209,18 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         )
     encoder.spec = str(root.absolute())  # an archive remembers it, and may be opened from another working folder
     return encoder
+
+
+def _similarity(root: Path, described: Any, tensors: dict[str, torch.Tensor]) -> SimilarityHead | None:
+    """Take the learnt comparison out of a checkpoint's tensors."""
+    names = [key for key in tensors if key.startswith(_SIMILARITY_PREFIX)]
+    weights = {key.removeprefix(_SIMILARITY_PREFIX): tensors.pop(key).float().numpy() for key in names}
+    if described is None:
+        return None
+    try:
+        return SimilarityHead(str(described["name"]), dict(described["config"]), weights)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
 
 
 def wrap_module(network: nn.Module, *, device: str = "auto") -> TorchEncoder:

@@ -11,8 +11,12 @@ from typing import Any, Literal
 
 from .augmentation import Augmentation
 
-#: Training methods by name.
-METHODS = ("prototypical",)
+#: Training methods by name; the networks themselves are in `fewshot.methods`, which needs torch.
+METHODS = ("prototypical", "siamese", "matching", "relation", "supervised", "simclr")
+#: Methods that may come before another as a first stage: `TrainingConfig.pretraining`.
+PRETRAINING = ("supervised", "simclr", "siamese")
+#: Losses of the Siamese network: Koch's logistic regression on pairs, and those of pytorch-metric-learning.
+SIAMESE_LOSSES = ("logistic", "contrastive", "triplet", "supcon", "multi-similarity", "proxy-anchor")
 #: Ways of an episode where none are asked for: as many as there are classes, up to this.
 MOST_WAYS = 20
 
@@ -42,6 +46,14 @@ class TrainingConfig:
         episodes_per_step: Episodes whose losses are averaged before the weights move.
         learning_rate: Peak of the one-cycle rate (Smith 2018, arXiv 1803.09820).
         weight_decay: Of AdamW.
+        loss: Of the Siamese network, one of `SIAMESE_LOSSES`.
+        mining: Whether pairs and triplets of the Siamese losses are mined (the hard ones only) or all taken.
+        batch_size: Images per step of the methods that learn from plain batches ("supervised", "simclr"); for these an
+            "episode" in the options above and below is one such batch.
+        accumulate: Steps whose gradients are averaged before the weights move: as if `episodes_per_step` were that many
+            times larger, in the memory of one.
+        pretraining: One of `PRETRAINING`: what the same images first teach the network; None is nothing.
+        pretraining_episodes: Length of that stage.
         validation: "classes" holds whole classes out of training, "patients" holds patients out, "none" trains on
             all; "auto" holds classes out where enough are left to train on, else patients where there are enough, else
             nothing.
@@ -69,6 +81,12 @@ class TrainingConfig:
     episodes_per_step: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    loss: str = "supcon"
+    mining: bool = True
+    batch_size: int = 64
+    accumulate: int = 1
+    pretraining: str | None = None
+    pretraining_episodes: int = 1000
     validation: str = "auto"
     validation_share: float = 0.2
     validation_every: int = 50
@@ -85,6 +103,9 @@ class TrainingConfig:
             TrainingError: With one sentence.
         """
         _choice("method", self.method, METHODS)
+        _choice("loss", self.loss, SIAMESE_LOSSES)
+        if self.pretraining is not None:
+            _choice("pretraining", self.pretraining, PRETRAINING)
         _choice("metric", self.metric, ("euclidean", "cosine"))
         _choice("validation", self.validation, ("auto", "classes", "patients", "none"))
         _choice("contrast", self.contrast, ("none", "minmax", "percentile"))
@@ -95,6 +116,9 @@ class TrainingConfig:
             ("n_query", 1),
             ("episodes", 1),
             ("episodes_per_step", 1),
+            ("batch_size", 2),
+            ("accumulate", 1),
+            ("pretraining_episodes", 1),
             ("validation_every", 1),
             ("validation_episodes", 1),
             ("patience", 0),

@@ -181,7 +181,7 @@ class Bomb:
         (lambda f: (f / "encoder.json").write_text("[" * 100_000), "is not JSON, or was cut short"),
         (lambda f: (f / "encoder.json").write_text("[]"), "lacks format_version and kind"),
         (lambda f: (f / "encoder.json").write_bytes(b" " * (5 * 2**20)), "is larger than 4,194,304 bytes"),
-        (lambda f: change_json(f, format_version=3), "has format 3, this radshot reads up to 2: upgrade radshot"),
+        (lambda f: change_json(f, format_version=4), "has format 4, this radshot reads up to 3: upgrade radshot"),
         (lambda f: change_json(f, weights_sha256="/a/b/weights"), "weights_sha256 is no SHA-256"),
         (lambda f: change_json(f, preprocess={"size": [0, 0]}), "is no checkpoint description"),
         (lambda f: change_json(f, preprocess=SMALL.to_json() | {"fit": "crop"}), "one of its files was changed"),
