@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
-    from .sources import Record, printable, records_from_folder, records_from_table
     from .similarity import SimilarityHead
+    from .sources import Record, printable, records_from_folder, records_from_table
     from .torch_encoder import TorchEncoder, load_checkpoint
+    from .transformers_backbone import trainable_from
     from .transformers_encoder import TransformersEncoder
 
 # Each public name and the module that holds it; a module is imported when one of its names is first asked for.
@@ -80,6 +81,7 @@ _HOMES = {
     "records_from_folder": "sources",
     "records_from_table": "sources",
     "reembed_archive": "reembedding",
+    "trainable_from": "transformers_backbone",
 }
 
 # Other distributions install a package of this name too; fewshot and zeroshot look here before they rely on it.
@@ -127,6 +129,7 @@ __all__ = [
     "records_from_folder",
     "records_from_table",
     "reembed_archive",
+    "trainable_from",
 ]
 
 

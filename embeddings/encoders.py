@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .errors import EncoderError, UnknownEncoder
 from .images import ImageSource, read_image
 from .preprocess import Preprocess
+from .similarity import SimilarityHead
 
 # The file that makes a folder a checkpoint.
 CHECKPOINT_FILE = "encoder.json"
@@ -40,6 +41,7 @@ class Encoder(Protocol):
         fingerprint: SHA-256 (hex) over weights, configuration and preprocessing. Two encoders of one fingerprint make
             the same vectors; vectors of different fingerprints are never compared.
         source_mean: Mean vector of the domain it was trained on, shape (dim,), or None.
+        similarity: The comparison of two vectors that was learnt with it, or None.
     """
 
     @property
@@ -60,6 +62,11 @@ class Encoder(Protocol):
     @property
     def source_mean(self) -> NDArray[np.float32] | None:
         """Return the mean vector of the source domain, or None."""
+        ...
+
+    @property
+    def similarity(self) -> SimilarityHead | None:
+        """Return the learnt comparison, or None."""
         ...
 
     def load(self, source: ImageSource) -> NDArray[np.float32]:
@@ -94,6 +101,7 @@ class BaseEncoder(ABC):
         dim: Length of the vectors.
         fingerprint: See `Encoder`.
         source_mean: See `Encoder`.
+        similarity: See `Encoder`.
         loader: What `load` calls; pickles into a worker process without the network.
         spec: What `load_encoder` was given, so that an archive can name it; None where there is no such text.
     """
@@ -102,6 +110,7 @@ class BaseEncoder(ABC):
     dim: int
     fingerprint: str
     source_mean: NDArray[np.float32] | None = None
+    similarity: SimilarityHead | None = None
     loader: Callable[[ImageSource], NDArray[np.float32]]
     spec: str | None = None
 

@@ -187,6 +187,10 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
     tensors = read_tensors(root, document["format_version"], weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
     similarity = _similarity(root, document.get("similarity"), tensors)
+    if str(backbone.get("name", "")).startswith("hf:"):
+        raise EncoderError(
+            f"{root / CHECKPOINT_FILE} names weights from elsewhere ({backbone['name']!r}); a checkpoint holds its own."
+        )
     network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
     try:
         network.load_state_dict({key.removeprefix(_NETWORK_PREFIX): value for key, value in tensors.items()})
