@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +160,20 @@ class Report:
         ]
         lines += [f"- {key}: `{json.dumps(value, ensure_ascii=False)}`" for key, value in sorted(self.manifest.items())]
         return "\n".join(lines) + "\n"
+
+    def to_html(self, *, history: Sequence[Mapping[str, Any]] | None = None, title: str | None = None) -> str:
+        """Return a page for a browser: one file that needs no others, with charts.
+
+        Args:
+            history: Of the training that made the encoder, as `Training.history` holds it; its curves are drawn.
+            title: Heading of the page; by default the classifier's name.
+
+        Returns:
+            HTML. `episodes.report_page.render` sets baselines beside it.
+        """
+        from .report_page import render_reports
+
+        return render_reports([self], history=history, title=title)
 
     def _confusions(self) -> list[tuple[Hashable, Hashable | None, int]]:
         """Return (true class, answer, queries) wherever there are any, in class order."""
