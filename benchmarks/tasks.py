@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from episodes import EpisodeSampler, Manifest
 
 UNSEEN_LOCATIONS = ("Genitourinary", "Head and Neck", "Spine", "Cardiovascular", "Eye and Orbit")
 SEEN_LOCATIONS = ("Brain and Neuro", "Musculoskeletal", "Chest, Pulmonary", "Gastrointestinal", "Vascular")
+COVID_FINDINGS = ("COVID-19", "Pneumocystis", "SARS", "Streptococcus", "No Finding")
 EPISODES, QUERIES, SEED = 600, 15, 0
 
 
@@ -81,6 +83,39 @@ def t4_target() -> Images:
 def t5_target() -> Images:
     """T5: all images of medpix2's five unseen locations."""
     return medpix(f"location IN ({quoted(UNSEEN_LOCATIONS)})", ("location",))
+
+
+def t2_source() -> Images:
+    """T2: medpix2's training split, brain_tumor_mri folds 0-3, medical_mnist but for its chest X-rays."""
+    return (
+        medpix("split = 'train'", ("location", "modality"))
+        + brain_tumor("fold < 4")
+        + medical_mnist(leave_out=("CXR",))
+    )
+
+
+def t2_target() -> Images:
+    """T2: covid_chestxray's five findings with 7 or more patients; frontal and supine radiographs."""
+    manifest = Manifest.read(
+        data_folder() / "covid_chestxray" / "manifest.csv",
+        label="finding",
+        group="split_group",
+        where=f"modality = 'X-ray' AND view != 'L' AND finding IN ({quoted(COVID_FINDINGS)})",
+    )
+    return Images(list(manifest.images), list(manifest.labels), list(manifest.groups or ()))
+
+
+def t5_source() -> Images:
+    """T5: medpix2's training split, seen locations; what is imaged and how is one class."""
+    return medpix(f"split = 'train' AND location IN ({quoted(SEEN_LOCATIONS)})", ("location", "modality"))
+
+
+def medpix_cases() -> Images:
+    """MedPix's training split with the case as the class: what tells one patient's images from another's."""
+    source = medpix("split = 'train'", ("split_group",))
+    counts = Counter(source.labels)
+    kept = [i for i, label in enumerate(source.labels) if counts[label] > 1]
+    return Images([source.images[i] for i in kept], [source.labels[i] for i in kept], [f"image {i}" for i in kept])
 
 
 def episodes_of(target: Images, k_shot: int) -> EpisodeSampler:

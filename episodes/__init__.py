@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .intervals import PairedDifference, PatientBootstrap, episode_interval, paired_difference, patient_bootstrap
     from .manifest import Manifest
     from .metrics import ConfusionMatrix, RankingScore, balanced_accuracy, confusion_matrix, ranking_score
+    from .multilabel import MultiLabelEpisode, MultiLabelEpisodeSampler
+    from .multilabel_evaluate import evaluate_multilabel, label_auroc
+    from .multilabel_report import LabelResult, MultiLabelReport, SeenUnseenAuroc
+    from .multilabel_summary import compare_multilabel
     from .outcomes import ClassResult, Outcomes
     from .phantoms import (
         FINDINGS,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
         write_phantoms,
     )
     from .report import Report
+    from .report_page import render_reports, training_page
     from .sampler import Episode, EpisodeSampler
     from .splits import Fold, by_column, k_fold, leave_one_patient_out, seen_unseen, split
     from .where import rows_where
@@ -50,8 +55,12 @@ _EXPORTS = {
     "FilterError": "errors",
     "Fold": "splits",
     "ImageHashes": "duplicates",
+    "LabelResult": "multilabel_report",
     "Manifest": "manifest",
     "ManifestError": "errors",
+    "MultiLabelEpisode": "multilabel",
+    "MultiLabelEpisodeSampler": "multilabel",
+    "MultiLabelReport": "multilabel_report",
     "NO_FINDING": "phantoms",
     "Neighbor": "decision",
     "Outcomes": "outcomes",
@@ -62,26 +71,32 @@ _EXPORTS = {
     "RankingScore": "metrics",
     "Report": "report",
     "SOURCE_FINDINGS": "phantoms",
+    "SeenUnseenAuroc": "multilabel_report",
     "UNSEEN_FINDINGS": "phantoms",
     "UnknownColumn": "errors",
     "balanced_accuracy": "metrics",
     "by_column": "splits",
     "compare": "evaluate",
+    "compare_multilabel": "multilabel_summary",
     "confusion_matrix": "metrics",
     "difference_hash": "duplicates",
     "draw_phantom": "phantoms",
     "episode_interval": "intervals",
+    "evaluate_multilabel": "multilabel_evaluate",
     "hash_images": "duplicates",
     "k_fold": "splits",
+    "label_auroc": "multilabel_evaluate",
     "leave_one_patient_out": "splits",
     "make_phantoms": "phantoms",
     "near_duplicates": "duplicates",
     "paired_difference": "intervals",
     "patient_bootstrap": "intervals",
     "ranking_score": "metrics",
+    "render_reports": "report_page",
     "rows_where": "where",
     "seen_unseen": "splits",
     "split": "splits",
+    "training_page": "report_page",
     "write_phantoms": "phantoms",
 }
 """Public name -> module that holds it."""
@@ -105,8 +120,12 @@ __all__ = [
     "FilterError",
     "Fold",
     "ImageHashes",
+    "LabelResult",
     "Manifest",
     "ManifestError",
+    "MultiLabelEpisode",
+    "MultiLabelEpisodeSampler",
+    "MultiLabelReport",
     "Neighbor",
     "Outcomes",
     "PairedDifference",
@@ -115,26 +134,32 @@ __all__ = [
     "PhantomSet",
     "RankingScore",
     "Report",
+    "SeenUnseenAuroc",
     "UnknownColumn",
     "balanced_accuracy",
     "by_column",
     "compare",
+    "compare_multilabel",
     "confusion_matrix",
     "difference_hash",
     "draw_phantom",
     "episode_interval",
     "evaluate",
+    "evaluate_multilabel",
     "hash_images",
     "k_fold",
+    "label_auroc",
     "leave_one_patient_out",
     "make_phantoms",
     "near_duplicates",
     "paired_difference",
     "patient_bootstrap",
     "ranking_score",
+    "render_reports",
     "rows_where",
     "seen_unseen",
     "split",
+    "training_page",
     "write_phantoms",
 ]
 

@@ -6,28 +6,54 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .attention_head import MatchingClassifier
     from .augmentation import Augmentation
     from .comparison import ComparisonSet
+    from .label_prototypes import LabelPrototypeClassifier
     from .losses import prototypical_loss, squared_distances
+    from .matching import MatchingNetwork
+    from .multilabel import MultiLabelPrototypicalNetwork, MultiLabelTargets
     from .neighbors import NeighborClassifier
-    from .networks import PrototypicalNetwork
+    from .networks import EpisodeTargets, EpisodicNetwork, ImageNetwork, PrototypicalNetwork
     from .prototypes import PrototypeClassifier
     from .registration import Registration
-    from .registry import HEADS, make_head
+    from .registry import HEADS, heads_for, make_head
+    from .relation import RelationNetwork
+    from .relation_head import RelationClassifier
+    from .siamese import SiameseClassifier
+    from .siamese_network import SiameseNetwork
+    from .simclr import SimCLRNetwork
+    from .supervised import SupervisedNetwork
     from .training import Training, train
-    from .training_config import TrainingConfig, TrainingError
+    from .training_config import METHODS, TrainingConfig, TrainingError
 
 __all__ = [
     "HEADS",
+    "METHODS",
     "Augmentation",
     "ComparisonSet",
+    "EpisodeTargets",
+    "EpisodicNetwork",
+    "ImageNetwork",
+    "LabelPrototypeClassifier",
+    "MatchingClassifier",
+    "MatchingNetwork",
+    "MultiLabelPrototypicalNetwork",
+    "MultiLabelTargets",
     "NeighborClassifier",
     "PrototypeClassifier",
     "PrototypicalNetwork",
     "Registration",
+    "RelationClassifier",
+    "RelationNetwork",
+    "SiameseClassifier",
+    "SiameseNetwork",
+    "SimCLRNetwork",
+    "SupervisedNetwork",
     "Training",
     "TrainingConfig",
     "TrainingError",
+    "heads_for",
     "make_head",
     "prototypical_loss",
     "squared_distances",
@@ -35,16 +61,32 @@ __all__ = [
 ]
 
 _HOME = {
-    "Augmentation": "augmentation",
     "HEADS": "registry",
+    "METHODS": "training_config",
+    "Augmentation": "augmentation",
     "ComparisonSet": "comparison",
+    "EpisodeTargets": "networks",
+    "EpisodicNetwork": "networks",
+    "ImageNetwork": "networks",
+    "LabelPrototypeClassifier": "label_prototypes",
+    "MatchingClassifier": "attention_head",
+    "MatchingNetwork": "matching",
+    "MultiLabelPrototypicalNetwork": "multilabel",
+    "MultiLabelTargets": "multilabel",
     "NeighborClassifier": "neighbors",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",
     "Registration": "registration",
+    "RelationClassifier": "relation_head",
+    "RelationNetwork": "relation",
+    "SiameseClassifier": "siamese",
+    "SiameseNetwork": "siamese_network",
+    "SimCLRNetwork": "simclr",
+    "SupervisedNetwork": "supervised",
     "Training": "training",
     "TrainingConfig": "training_config",
     "TrainingError": "training_config",
+    "heads_for": "registry",
     "make_head": "registry",
     "prototypical_loss": "losses",
     "squared_distances": "losses",

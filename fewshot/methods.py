@@ -17,6 +17,7 @@ _HOMES = {
     "relation": ("relation", "RelationNetwork"),
     "supervised": ("supervised", "SupervisedNetwork"),
     "simclr": ("simclr", "SimCLRNetwork"),
+    "multilabel": ("multilabel", "MultiLabelPrototypicalNetwork"),
 }
 
 

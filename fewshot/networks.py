@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,18 @@ class TrainableNetwork(nn.Module, ABC):
 
         Raises:
             TrainingError: Options that this method, or this backbone, cannot do.
+        """
+
+    @abstractmethod
+    def loss(self, images: Tensor, targets: Any) -> tuple[Tensor, float]:
+        """The loss of one batch, and the share of it that is right; see the kinds of network for what is given.
+
+        Args:
+            images: (n, c, h, w).
+            targets: What the images are.
+
+        Returns:
+            A scalar to differentiate, and an accuracy in [0, 1].
         """
 
     def score(self, support: Tensor, targets: Tensor, queries: Tensor, *, n_way: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,11 @@ class PixelCache:
 
 
 def load_pixels(
-    images: Sequence[ImageSource] | NDArray[np.uint8], config: TrainingConfig, preprocess: Preprocess | None
+    images: Sequence[ImageSource] | NDArray[np.uint8],
+    config: TrainingConfig,
+    preprocess: Preprocess | None,
+    *,
+    channels: Literal[1, 3] = 1,
 ) -> PixelCache:
     """Read, resize and quantise the training images.
 
@@ -49,6 +53,7 @@ def load_pixels(
         images: Sources `read_image` takes, or uint8 (n, h, w), which is kept as it is.
         config: Gives size and contrast where `preprocess` does not.
         preprocess: That of the encoder training starts from, else None.
+        channels: What the backbone takes where there is no such encoder; grey is repeated.
 
     Returns:
         The cache; images that cannot be read are listed, not fatal.
@@ -60,13 +65,14 @@ def load_pixels(
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":  # an array of paths is a list of paths
         if images.dtype != np.uint8 or images.ndim != 3:
             raise TrainingError(f"Pixels must be uint8 of shape (n, h, w); got {images.dtype} of shape {images.shape}.")
-        form = preprocess or Preprocess(size=(images.shape[1], images.shape[2]))
+        form = preprocess or Preprocess(size=(images.shape[1], images.shape[2]), channels=channels)
         if form.size != images.shape[1:]:
             raise TrainingError(f"Pixels are {images.shape[1:]}, the encoder to start from takes {form.size}.")
         pixels, kept = images, np.arange(len(images))
         refused: tuple[tuple[str, str], ...] = ()
     else:
-        form = preprocess or Preprocess(size=(config.image_size, config.image_size), contrast=config.contrast)
+        size = (config.image_size, config.image_size)
+        form = preprocess or Preprocess(size=size, channels=channels, contrast=config.contrast)
         pixels, kept, refused = _decode(list(images), form)
     if not len(pixels):
         first = f"; the first: {refused[0][0]}: {refused[0][1]}" if refused else ""

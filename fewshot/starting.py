@@ -6,10 +6,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import nn
 
-from embeddings import TorchEncoder, load_encoder
+from embeddings import Preprocess, TorchEncoder, TransformersEncoder, build_backbone, load_encoder, trainable_from
 from episodes import EpisodeError, EpisodeSampler
 
 from .training_config import TrainingConfig, TrainingError
@@ -23,6 +25,8 @@ def starting_encoder(init: str | Path | TorchEncoder | None) -> TorchEncoder | N
     if init is None or isinstance(init, TorchEncoder):
         return init
     encoder = load_encoder(init)
+    if isinstance(encoder, TransformersEncoder):
+        encoder = trainable_from(encoder)
     if not isinstance(encoder, TorchEncoder):
         raise TrainingError(
             f"Training can start only from a checkpoint with weights; {init} is a {encoder.name} encoder."
@@ -40,6 +44,36 @@ def config_from(start: TorchEncoder, config: TrainingConfig) -> TrainingConfig:
             f"{config.backbone!r}: leave one of the two out."
         )
     return replace(config, backbone=name, backbone_config=backbone)
+
+
+def fresh_backbone(config: TrainingConfig) -> tuple[nn.Module, Preprocess | None]:
+    """The backbone a configuration asks for, and the preprocessing it was made with where it comes with weights.
+
+    Raises:
+        EncoderError: There is none of that name, or with those options.
+    """
+    options = dict(config.backbone_config)
+    name = config.backbone
+    if (name == "vit" or name.startswith("monai")) and "image_size" not in options:
+        options["image_size"] = config.image_size
+    backbone = build_backbone(name, seed=config.seed, **options)
+    if backbone.preprocess_hint is not None:
+        return backbone, Preprocess(channels=image_channels(backbone), **backbone.preprocess_hint)
+    return backbone, None
+
+
+def image_channels(backbone: nn.Module) -> Literal[1, 3]:
+    """Channels the backbone takes: 1, or 3 in which grey is repeated.
+
+    Raises:
+        TrainingError: Another number.
+    """
+    channels = getattr(backbone, "in_channels", 1)
+    if channels == 1:
+        return 1
+    if channels == 3:
+        return 3
+    raise TrainingError(f"A backbone to train takes images of 1 or 3 channels; this one takes {channels}.")
 
 
 def choose_device(device: str) -> torch.device:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .augmentation import Augmentation
 
 #: Training methods by name; the networks themselves are in `fewshot.methods`, which needs torch.
-METHODS = ("prototypical", "siamese", "matching", "relation", "supervised", "simclr")
+METHODS = ("prototypical", "siamese", "matching", "relation", "supervised", "simclr", "multilabel")
 #: Methods that may come before another as a first stage: `TrainingConfig.pretraining`.
 PRETRAINING = ("supervised", "simclr", "siamese")
 #: Losses of the Siamese network: Koch's logistic regression on pairs, and those of pytorch-metric-learning.
@@ -54,6 +54,7 @@ class TrainingConfig:
             times larger, in the memory of one.
         pretraining: One of `PRETRAINING`: what the same images first teach the network; None is nothing.
         pretraining_episodes: Length of that stage.
+        pretraining_rate: Its peak rate; None takes `learning_rate`.
         validation: "classes" holds whole classes out of training, "patients" holds patients out, "none" trains on
             all; "auto" holds classes out where enough are left to train on, else patients where there are enough, else
             nothing.
@@ -87,6 +88,7 @@ class TrainingConfig:
     accumulate: int = 1
     pretraining: str | None = None
     pretraining_episodes: int = 1000
+    pretraining_rate: float | None = None
     validation: str = "auto"
     validation_share: float = 0.2
     validation_every: int = 50
@@ -132,8 +134,10 @@ class TrainingConfig:
                 raise TrainingError(f"{name} must be a whole number of at least {least}; got {value!r}.")
         if not 0 < self.validation_share < 1:
             raise TrainingError(f"validation_share must lie between 0 and 1; got {self.validation_share}.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise TrainingError(f"learning_rate must be above 0; got {self.learning_rate}.")
+        for name in ("learning_rate", "pretraining_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not (rate > 0 and math.isfinite(rate)):
+                raise TrainingError(f"{name} must be above 0; got {rate}.")
         if self.temperature is not None and not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise TrainingError(f"temperature must be above 0; got {self.temperature}.")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):

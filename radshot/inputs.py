@@ -195,6 +195,22 @@ def open_encoder(spec: str) -> Encoder:
     return encoder
 
 
+def check_heads(names: Sequence[str]) -> None:
+    """Refuse the names of heads that there are not.
+
+    Raises:
+        Usage: With the nearest name that there is.
+    """
+    from fewshot import HEADS, make_head
+
+    for name in names:
+        if name not in HEADS:
+            try:
+                make_head(name)
+            except ValueError as error:
+                raise Usage(str(error)) from None
+
+
 def encoder_of(archive: Archive, given: str | None) -> Encoder:
     """The encoder an archive was made with, from where it was then or from where the user says it is now.
 

@@ -231,20 +231,21 @@ def evaluate_command(
           --k-shot 5 --markdown report.md
     """
     from episodes import EpisodeSampler, compare
-    from fewshot import HEADS, make_head
+    from fewshot import heads_for, make_head
 
-    from .inputs import encode_readable, open_encoder, read_manifests
+    from .inputs import check_heads, encode_readable, open_encoder, read_manifests
 
     if markdown is not None:
         check_target(markdown, "--markdown")
-    names = head or list(HEADS)
-    for name in names:
-        try:
-            make_head(name)
-        except ValueError as error:
-            raise Usage(str(error)) from None
+    check_heads(head or ())
     source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
     chosen = open_encoder(encoder)
+    names = head or heads_for(chosen.similarity)
+    try:
+        for name in names:
+            make_head(name, similarity=chosen.similarity)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     EpisodeSampler(source.labels, n_way, k_shot, n_query, groups=source.groups, n_episodes=1)  # fail before the work
     vectors, kept, refused = encode_readable(chosen, source.images)
     list_refused(refused)
@@ -294,7 +295,7 @@ def _measure(
     from fewshot import make_head
 
     return evaluate(
-        make_head(head, center=encoder.source_mean),
+        make_head(head, center=encoder.source_mean, similarity=encoder.similarity),
         vectors,
         labels,
         sampler,

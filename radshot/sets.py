@@ -188,12 +188,9 @@ def classify_command(
     from embeddings import image_identity
     from fewshot import ComparisonSet, make_head
 
-    from .inputs import encode_readable, encoder_of
+    from .inputs import check_heads, encode_readable, encoder_of
 
-    try:
-        make_head(head)
-    except ValueError as error:
-        raise Usage(str(error)) from None
+    check_heads([head])
     with ComparisonSet.open(folder) as cases:
         snapshot = cases.snapshot
         if not len(snapshot):
@@ -202,7 +199,10 @@ def classify_command(
     vectors, kept, refused = encode_readable(chosen, images)
     labels = [str(row["label"]) for row in snapshot.metadata]
     patients = [row.get("patient") for row in snapshot.metadata]
-    classifier = make_head(head, center=chosen.source_mean)
+    try:
+        classifier = make_head(head, center=chosen.source_mean, similarity=chosen.similarity)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     classifier.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
     decisions = dict(zip(kept, classifier.decide(vectors), strict=True)) if kept else {}
     by_content = dict(zip(snapshot.hashes, snapshot.ids, strict=True))

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 import fewshot
-from fewshot import HEADS, NeighborClassifier, PrototypeClassifier, make_head
-from fewshot.registry import DEFAULT_HEAD
+from embeddings import SimilarityHead
+from fewshot import HEADS, NeighborClassifier, PrototypeClassifier, heads_for, make_head
+from fewshot.registry import DEFAULT_HEAD, HEAD_OF, PLAIN_HEADS
 
 
 def test_the_default_is_one_of_them() -> None:
     assert DEFAULT_HEAD in HEADS
 
 
-@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("name", sorted(set(HEADS) - {"relation"}))  # which needs the module trained with the encoder
 def test_every_head_learns_answers_and_starts_fresh(name: str) -> None:
     rng = np.random.default_rng(0)
     labels = [f"c{i % 3}" for i in range(18)]
@@ -37,6 +38,16 @@ def test_the_centre_reaches_the_heads_that_need_one() -> None:
     assert make_head("prototypes-euclidean").metric == "euclidean"
     assert isinstance(make_head("prototypes"), PrototypeClassifier)
     assert isinstance(make_head("neighbors"), NeighborClassifier)
+
+
+def test_a_learnt_comparison_brings_its_own_head() -> None:
+    assert heads_for(None) == PLAIN_HEADS
+    for comparison, head in HEAD_OF.items():
+        assert heads_for(SimilarityHead(comparison)) == (*PLAIN_HEADS, head)
+    assert heads_for(SimilarityHead("of a later version")) == PLAIN_HEADS
+    assert set(HEADS) == {*PLAIN_HEADS, *HEAD_OF.values()}
+    with pytest.raises(ValueError, match="relation module"):
+        make_head("relation")
 
 
 def test_an_unknown_head_is_refused_with_the_nearest_name() -> None:

@@ -16,8 +16,9 @@ from embeddings import EncoderError, ImageError, Preprocess, TorchEncoder, build
 from episodes import EpisodeError, EpisodeSampler, evaluate
 from fewshot import PrototypeClassifier, Training, TrainingConfig, TrainingError, train
 from fewshot.augmentation import Augmentation
+from fewshot.devices import Devices
 from fewshot.pixels import grey_statistics
-from fewshot.training import _Trainer
+from fewshot.stage import Source, Stage
 
 SIDE = 32
 SMALL = TrainingConfig(
@@ -136,11 +137,11 @@ def play(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], error: float 
     """Make the validations return given accuracies, and note the weights at each."""
     states: list[dict[str, torch.Tensor]] = []
 
-    def validate(self: _Trainer) -> tuple[float, float]:
+    def validate(self: Stage) -> tuple[float, float]:
         states.append({k: v.clone() for k, v in self.network.backbone.state_dict().items()})
         return accuracies[len(states) - 1], error
 
-    monkeypatch.setattr(_Trainer, "_validate", validate)
+    monkeypatch.setattr(Stage, "_validate", validate)
     return states
 
 
@@ -273,9 +274,10 @@ def test_starting_from_a_checkpoint_continues_from_its_weights(tmp_path: Path, l
 def test_starting_from_an_encoder_of_three_channels_and_means() -> None:
     preprocess = Preprocess(size=(SIDE, SIDE), channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     start = TorchEncoder(build_backbone("conv4", in_channels=3, width=8, seed=0), preprocess, name="rgb", device="cpu")
-    trainer = _Trainer(IMAGES, list(LABELS), list(GROUPS), QUICK, start, "cpu")
+    source = Source(IMAGES, preprocess, tuple((label,) for label in LABELS), tuple(GROUPS))
+    stage = Stage(source, start.network, QUICK, Devices("cpu"), [])
     expected = preprocess.normalise(IMAGES[:4])
-    assert np.allclose(trainer._batch(np.arange(4), augment=False).numpy(), expected, atol=1e-6)
+    assert np.allclose(stage._batch(np.arange(4), augment=False).numpy(), expected, atol=1e-6)
     assert run(QUICK, init=start).encoder.preprocess == preprocess
 
 
@@ -307,7 +309,10 @@ def test_a_loss_that_is_no_longer_finite_stops_the_training() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "siamse"}, r"^method must be one of prototypical; got 'siamse'\.$"),
+        (
+            {"method": "siamse"},
+            r"^method must be one of prototypical, siamese, .*; got 'siamse'\. Did you mean 'siamese'\?$",
+        ),
         ({"metric": "euclid"}, r"^metric must be one of euclidean, cosine; got 'euclid'\. Did you mean 'euclidean'\?$"),
         ({"validation": "patient"}, r"^validation must be one of .*; got 'patient'\. Did you mean 'patients'\?$"),
         ({"contrast": "max"}, r"^contrast must be one of none, minmax, percentile; got 'max'\."),
@@ -370,7 +375,8 @@ def test_the_progress_bar_goes_to_standard_error_and_only_when_asked_for(capsys:
     assert capsys.readouterr() == ("", "")
     run(progress=True)
     out, err = capsys.readouterr()
-    assert out == "" and "training" in err and "validation" in err
+    assert out == "" and "this will take" not in err  # six steps are too few to tell
+    assert "prototypical, conv4 of 7,248 weights: 6 episodes (10-way" in err
 
 
 def test_grey_statistics_against_numpy() -> None:

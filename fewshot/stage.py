@@ -1,0 +1,428 @@
+"""One stage of a training: a network, a method and its batches, from the first step to the best weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embeddings import Preprocess
+from episodes import Episode, MultiLabelEpisodeSampler
+
+from .batches import Batches, EpisodeBatches, ImageBatches, MultiLabelBatches, episode_targets
+from .devices import Devices
+from .methods import build_network, network_class
+from .networks import ImageNetwork, TrainableNetwork
+from .progress import TrainingProgress
+from .starting import sampler_for
+from .support import sorted_classes
+from .training_config import TrainingConfig, TrainingError
+from .training_log import TrainingLog
+from .training_state import TrainingState, optimizer_state, restore_optimizer, write_state
+from .validation import ValidationPlan, plan_validation
+
+#: Gradients longer than this are shortened to it; early episodes of a fresh network can be violent.
+GRADIENT_NORM = 5.0
+#: Share of the steps in which the one-cycle rate rises.
+WARM_UP = 0.25
+#: Images embedded at once when the network is only looked at.
+EMBED_BATCH = 256
+#: Seconds after which the state is written even where no validation was due.
+STATE_SECONDS = 120.0
+#: Steps that are not yet as fast as the rest, and those after them from which the time left is estimated.
+UNTIMED_STEPS, TIMED_STEPS = 3, 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source domain, decoded.
+
+    Attributes:
+        pixels: uint8 (n, h, w).
+        preprocess: What brings a new image to the same form.
+        labels: For each image its labels.
+        groups: Patients, or None where each image is its own.
+    """
+
+    pixels: NDArray[np.uint8]
+    preprocess: Preprocess
+    labels: tuple[tuple[Hashable, ...], ...]
+    groups: tuple[Hashable, ...] | None
+
+    def owners(self, rows: NDArray[np.intp]) -> list[Hashable] | None:
+        """The patients of some images."""
+        return None if self.groups is None else [self.groups[i] for i in rows]
+
+
+class Stage:
+    """The state of one stage.
+
+    Args:
+        source: What is trained on.
+        backbone: Trained in place.
+        config: How.
+        devices: Where.
+        history: The training's record so far, to which this stage appends.
+
+    Attributes:
+        network: The backbone within its method; after `run` it has the best weights.
+        best_episode: Training episodes those weights have seen.
+        best_accuracy: Their validation accuracy.
+        stopped_early: Whether patience ran out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        backbone: nn.Module,
+        config: TrainingConfig,
+        devices: Devices,
+        history: list[dict[str, Any]],
+    ) -> None:
+        self.source, self.config, self.devices, self.history = source, config, devices, history
+        self.device = devices.device
+        plan = plan_validation(source.labels, source.groups, config)
+        by_image = issubclass(network_class(config.method), ImageNetwork)
+        self.batch_size = 1 if by_image else config.episodes_per_step  # what counts as an episode, in one batch
+        self.per_step = self.batch_size * config.accumulate * devices.count
+        self.steps = math.ceil(config.episodes / self.per_step)
+        # Processes that train together must all take part in every step, so the last one is filled up for them.
+        self.episodes = config.episodes if devices.count == 1 else self.steps * self.per_step
+        self.classes = sorted_classes(list(dict.fromkeys(label for i in plan.train for label in source.labels[i])))
+        codes = {label: code for code, label in enumerate(self.classes)}
+        self.left_out: dict[str, Any] = {}
+        own, owners = [source.labels[i] for i in plan.train], source.owners(plan.train)
+        self.batches: Batches
+        if by_image:
+            self.batches = ImageBatches(
+                own, owners, plan.train, codes, size=config.batch_size, seed=config.seed, device=self.device
+            )
+        elif config.method == "multilabel":
+            several = MultiLabelEpisodeSampler(
+                own,
+                min(plan.n_way, len(self.classes)),
+                config.k_shot,
+                config.n_query,
+                groups=owners,
+                n_episodes=self.episodes,
+                seed=config.seed,
+                k_negative=config.k_shot,
+            )
+            self.classes = list(several.classes)
+            self.left_out = {str(label): reason for label, reason in several.excluded.items()}
+            self.batches = MultiLabelBatches(several, plan.train, size=self.batch_size, device=self.device)
+        else:
+            sampler = sampler_for(
+                own,
+                plan.n_way,
+                config,
+                groups=owners,
+                n_episodes=self.episodes,
+                seed=config.seed,
+                fewer_ways=config.n_way is None,
+            )
+            plan = replace(plan, n_way=sampler.n_way)
+            self.classes = list(sampler.classes)
+            self.left_out = {str(label): count for label, count in sampler.excluded.items()}
+            self.batches = EpisodeBatches(sampler, plan.train, codes, size=self.batch_size, device=self.device)
+        self.validation: list[Episode] = []
+        if len(plan.validation):
+            unseen = sampler_for(
+                plan.validation_labels,
+                plan.validation_n_way,
+                config,
+                groups=source.owners(plan.validation),
+                n_episodes=config.validation_episodes,
+                seed=config.seed + 1,
+                fewer_ways=True,
+            )
+            plan = replace(plan, validation_n_way=unseen.n_way)
+            self.validation = list(unseen)
+        self.plan: ValidationPlan = plan
+        network = build_network(backbone, config, max(2, len(codes)))
+        self.network: TrainableNetwork = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.half = config.use_bfloat16(self.device.type)
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed + 1_000_003 * devices.rank)
+        self.step, self.episodes_seen = 0, 0
+        self.best_episode, self.best_accuracy, self.stopped_early = 0, -1.0, False
+        self._highest, self._since_best, self._seconds = -1.0, 0, 0.0
+        self._losses: list[float] = []
+        self._accuracies: list[float] = []
+        self._best = self._weights()
+
+    def describe(self) -> str:
+        """What is going to be done, in a sentence."""
+        config, plan = self.config, self.plan
+        weights = sum(parameter.numel() for parameter in self.network.backbone.parameters())
+        each = (
+            f"{config.episodes:,} episodes ({plan.n_way}-way, {config.k_shot} support patients and up to "
+            f"{config.n_query} queries per class)"
+            if not isinstance(self.batches, ImageBatches)
+            else f"{config.episodes:,} batches of {min(config.batch_size, len(plan.train)):,} images"
+        )
+        loss = f" ({config.loss})" if config.method == "siamese" else ""
+        held = "nothing held out" if not self.validation else (
+            f"{len(plan.held_out)} classes held out" if plan.kind == "classes" else "patients held out"
+        )  # fmt: skip
+        many = f", {self.devices.count} processes" if self.devices.count > 1 else ""
+        precision = "bfloat16" if self.half else "float32"
+        return (
+            f"{config.method}{loss}, {self.backbone_name()} of {weights:,} weights: {each} from "
+            f"{len(plan.train):,} images of {len(self.classes):,} classes; {held}; "
+            f"{self.device.type}, {precision}{many}"
+        )
+
+    def run(
+        self,
+        bar: TrainingProgress,
+        log: TrainingLog,
+        resumed: TrainingState | None,
+        saving: tuple[Path, Mapping[str, Any]] | None,
+    ) -> None:
+        """Train until the episodes are spent or patience is; leave the best weights in the network.
+
+        Args:
+            bar: Told how far it is.
+            log: Told what comes of it.
+            resumed: The state to go on from, or None.
+            saving: The folder for states and the facts that go with each, or None to save none.
+        """
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.learning_rate,
+            total_steps=self.steps + 1,
+            pct_start=max(WARM_UP, 2 / (self.steps + 1)),  # a rise shorter than a step divides by zero inside torch
+        )
+        if resumed is not None:
+            self._restore(resumed, optimizer, schedule)
+        module = self.devices.prepare(self.network)
+        every = max(1, config.validation_every // self.per_step)
+        began = time.monotonic() - self._seconds
+        saved = timed = time.monotonic()
+        bar.begin(self.describe(), total=self.episodes, done=self.episodes_seen)
+        first = self.step
+        while self.step < self.steps and not self.stopped_early:
+            loss, accuracy, trained_on = self._step(module, optimizer)
+            schedule.step()
+            self.step += 1
+            self.episodes_seen += trained_on
+            self._losses.append(loss)
+            self._accuracies.append(accuracy)
+            rate = float(schedule.get_last_lr()[0])
+            log.step(self.episodes_seen, config.method, loss=loss, learning_rate=rate)
+            bar.advance(trained_on, loss=float(np.mean(self._losses[-20:])))
+            if self.step == first + UNTIMED_STEPS:
+                timed = time.monotonic()
+            elif self.step == first + UNTIMED_STEPS + TIMED_STEPS:
+                bar.estimate((time.monotonic() - timed) / TIMED_STEPS * (self.steps - self.step))
+            due = self.step % every == 0 or self.step == self.steps
+            self._seconds = time.monotonic() - began
+            if due:
+                self._look(rate, bar, log)
+            if saving is not None and (due or time.monotonic() - saved > STATE_SECONDS):
+                self._save(saving, optimizer, schedule)
+                saved = time.monotonic()
+        self.network.load_state_dict(self._best)
+        # From here on the network computes as it will when loaded from its checkpoint, so that the vectors agree.
+        self.network = self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.half = False
+
+    def _look(self, rate: float, bar: TrainingProgress, log: TrainingLog) -> None:
+        """Validate, record, and keep the weights if they are good."""
+        validation, error = (None, 0.0)
+        if self.validation:
+            found = self._validate() if self.devices.is_main else (0.0, 0.0)
+            validation, error = self.devices.shared(found)
+        record = {
+            "stage": self.config.method,
+            "episode": self.episodes_seen,
+            "loss": round(self.devices.mean(float(np.mean(self._losses))), 6),
+            "train_accuracy": round(self.devices.mean(float(np.mean(self._accuracies))), 6),
+            "validation_accuracy": None if validation is None else round(validation, 6),
+            "learning_rate": rate,
+            "seconds": round(self._seconds, 3),
+        }
+        self.history.append(record)
+        log.validated(record)
+        bar.validated(validation)
+        self._losses, self._accuracies = [], []
+        self._since_best = 0 if validation is None or validation > self._highest else self._since_best + 1
+        # Weights trained for longer are kept unless they are worse than the best by more than the chance of drawing the
+        # episodes explains (the one-standard-error rule of Breiman et al. 1984, chapter 3.4.3).
+        self._highest = max(self._highest, validation or 0.0)
+        if validation is None or validation >= self._highest - error:
+            self._best, self.best_accuracy, self.best_episode = self._weights(), validation or 0.0, self.episodes_seen
+        self.stopped_early = bool(self.config.patience and self._since_best >= self.config.patience)
+
+    def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[float, float, int]:
+        """One move of the weights: the gradients of `accumulate` batches, averaged; loss, accuracy, episodes."""
+        self.network.train()
+        optimizer.zero_grad(set_to_none=True)
+        losses, accuracies, trained_on = [], [], 0
+        count, rank = self.devices.count, self.devices.rank
+        left = math.ceil((self.episodes - self.episodes_seen) / (self.batch_size * count))
+        parts = min(self.config.accumulate, left)
+        for part in range(parts):
+            batch = self.batches.draw((self.step * self.config.accumulate + part) * count + rank)
+            trained_on += batch.size * count
+            views = self.network.views
+            images = self._batch(np.tile(batch.rows, views), augment=True)
+            with self.devices.together(module, part == parts - 1):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+                    loss, accuracy = module(images, batch.targets)
+                value = float(loss.detach())
+                if not np.isfinite(value):
+                    raise TrainingError(
+                        f"The loss became {value} after {self.episodes_seen} episodes: "
+                        f"lower the learning rate ({self.config.learning_rate})."
+                    )
+                (loss / parts).backward()
+            losses.append(value)
+            accuracies.append(accuracy)
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        return float(np.mean(losses)), float(np.mean(accuracies)), trained_on
+
+    def _batch(self, rows: NDArray[np.intp], *, augment: bool) -> Tensor:
+        grey = torch.from_numpy(self.source.pixels[rows]).to(self.device).float().div_(255)[:, None]  # (n, 1, h, w)
+        if augment and self.config.augmentation is not None:
+            grey = self.config.augmentation(grey, self.generator)
+        form = self.source.preprocess
+        mean = grey.new_tensor(form.mean).view(1, -1, 1, 1)
+        std = grey.new_tensor(form.std).view(1, -1, 1, 1)
+        images = ((grey - mean) / std).expand(-1, form.channels, -1, -1)  # as Preprocess.normalise does
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _embed(self, rows: NDArray[np.intp]) -> Tensor:
+        self.network.eval()
+        parts = []
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            for start in range(0, len(rows), EMBED_BATCH):
+                parts.append(self.network.backbone(self._batch(rows[start : start + EMBED_BATCH], augment=False)))
+        return torch.cat(parts).float()
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean accuracy over the validation episodes and its standard error; every image is embedded once."""
+        vectors = self._embed(self.plan.validation)
+        shares = []
+        for episode in self.validation:
+            targets = episode_targets(episode, self.device)
+            with torch.inference_mode():
+                scores = self.network.score(
+                    vectors[np.concatenate(episode.support)],
+                    targets.support,
+                    vectors[np.concatenate(episode.query)],
+                    n_way=targets.n_way,
+                )
+            right = (scores.argmax(1) == targets.query).double()
+            per_class = torch.split(right, [len(rows) for rows in episode.query])
+            shares.append(float(torch.stack([part.mean() for part in per_class]).mean()))
+        error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+        return float(np.mean(shares)), error
+
+    def source_mean(self) -> NDArray[np.float32]:
+        """Mean vector (d,) of the training images."""
+        mean: NDArray[np.float32] = self._embed(self.plan.train).mean(0).cpu().numpy().astype(np.float32)
+        return mean
+
+    def backbone_name(self) -> str:
+        """The backbone's name in the registry, else its class."""
+        config = getattr(self.network.backbone, "backbone_config", None) or {}
+        return str(config.get("name", type(self.network.backbone).__name__))
+
+    def summary(self) -> dict[str, Any]:
+        """What was trained on, how, and what came of it; plain values."""
+        return {
+            "method": self.config.method,
+            "config": self.config.to_dict(),
+            "classes": [str(label) for label in self.classes],
+            "left_out": self.left_out,
+            "n_way": self.plan.n_way,
+            "images": len(self.plan.train),
+            "validation": self.plan.describe(),
+            "best_episode": self.best_episode,
+            "best_accuracy": self.best_accuracy if self.validation else None,
+            "stopped_early": self.stopped_early,
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def _save(
+        self,
+        saving: tuple[Path, Mapping[str, Any]],
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.OneCycleLR,
+    ) -> None:
+        """Write everything the next step depends on."""
+        if not self.devices.is_main:
+            return
+        folder, shared = saving
+        moments, groups = optimizer_state(optimizer)
+        facts = {
+            **shared,
+            "step": self.step,
+            "episodes_seen": self.episodes_seen,
+            "best_episode": self.best_episode,
+            "best_accuracy": self.best_accuracy,
+            "stopped_early": self.stopped_early,
+            "highest": self._highest,
+            "since_best": self._since_best,
+            "seconds": self._seconds,
+            "losses": self._losses,
+            "accuracies": self._accuracies,
+            "history": self.history,
+            "optimizer": groups,
+            "schedule_epoch": schedule.last_epoch,
+        }
+        tensors = {
+            **{f"network.{name}": value for name, value in self.network.state_dict().items()},
+            **{f"best.{name}": value for name, value in self._best.items()},
+            **moments,
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+        }
+        write_state(folder, TrainingState(facts, tensors))
+
+    def _restore(
+        self,
+        state: TrainingState,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.OneCycleLR,
+    ) -> None:
+        """Go back to where a state was taken."""
+        facts = state.facts
+        try:
+            self.network.load_state_dict(state.part("network."))
+            restore_optimizer(optimizer, state.part("optimizer."), facts["optimizer"])
+            schedule.last_epoch = int(facts["schedule_epoch"])
+            schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+            self._best = {name: value.to(self.device) for name, value in state.part("best.").items()}
+            self.step, self.episodes_seen = int(facts["step"]), int(facts["episodes_seen"])
+            self.best_episode, self.best_accuracy = int(facts["best_episode"]), float(facts["best_accuracy"])
+            self.stopped_early = bool(facts["stopped_early"])
+            self._highest, self._since_best = float(facts["highest"]), int(facts["since_best"])
+            self._seconds = float(facts["seconds"])
+            self._losses, self._accuracies = list(facts["losses"]), list(facts["accuracies"])
+            if self.devices.rank == 0:
+                self.generator.set_state(state.tensors["generator"])
+                torch.set_rng_state(state.tensors["torch_generator"])
+            else:  # the first process alone saves: the others draw other augmentations than they would have
+                self.generator.manual_seed(self.config.seed + 1_000_003 * self.devices.rank + self.step)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"The state of the interrupted training does not fit this one ({str(error).splitlines()[0]}): "
+                "begin anew."
+            ) from error
