@@ -11,8 +11,9 @@ import typer
 from .archives import backup_command, forget_command, search_command, stats_command, verify_command
 from .demonstration import demo_command
 from .embedding import embed_command
-from .learning import evaluate_command, train_command
+from .evaluation import evaluate_command
 from .sets import classify_command, register_command
+from .training import train_command
 
 HELP = """Few-shot recognition for radiology: train an encoder, register a few
 labelled images, ask about the next one.

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from torch.optim import AdamW
 from typer.testing import CliRunner
 
 import embeddings
@@ -233,6 +234,11 @@ def test_training_evaluating_and_using_the_trained_encoder(
     assert [other["second"] for other in measured["differences"]] == names[1:]
     assert measured["reports"][0]["manifest"]
     assert page.read_text().count("## ") == 6
+    html = tmp_path / "report.html"
+    run("evaluate", collection, "--encoder", encoder, *few, "--head", "nearest", "--html", html)
+    assert "Training" in html.read_text() and "<svg" in html.read_text() and "hog-64, prototypes" in html.read_text()
+    assert "<svg" in (encoder / "training.html").read_text()
+    assert (encoder / "training.csv").read_text().startswith("stage,episode,loss,")
     alone = run("evaluate", collection, "--encoder", "pixels-16", *few, "--head", "nearest", "--no-baselines")
     assert alone.stdout.splitlines()[0].startswith("3-way 2-shot, 10 episodes, 24 query patients")
     assert alone.stdout.splitlines()[2].endswith("pixels-16, nearest")
@@ -366,6 +372,9 @@ def test_errors_are_in_the_json_too(tmp_path: Path) -> None:
         (["train", "M", "--out", "E", "--n-way", "1"], "--n-way must be"),
         (["train", "M", "--out", "E", "--learning-rate", "0"], "--learning-rate must be"),
         (["train", "M", "--out", "E", "--flip", "2"], "--flip"),
+        (["train", "M", "--out", "E", "--loss", "tripplet"], "--loss must be one of"),
+        (["train", "M", "--out", "E", "--pretraining", "self"], "--pretraining must be one of"),
+        (["train", "M", "--out", "E", "--backbone-option", "width"], "--backbone-option takes KEY=VALUE"),
         (["train", "M", "N", "O", "--out", "E", "--label", "a", "--label", "b"], "3 manifests take one --label"),
         (["evaluate", "M", "--encoder", "pixels-16", "--head", "x"], "There is no head 'x'"),
         (["evaluate", "M", "--encoder", "pixels-16", "--n-way", "1"], "--n-way"),
@@ -388,6 +397,48 @@ def test_a_mistyped_backbone_is_found_before_any_image_is_read(tmp_path: Path) -
     result = run("train", manifest, "--out", tmp_path / "e", "--backbone", "resnet8", code=2)
     assert "There is no backbone 'resnet8'" in result.stderr
     assert "Did you mean 'resnet" in result.stderr
+
+
+def test_training_says_what_it_will_do_and_goes_on_after_an_interruption(
+    tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (
+        "--image-size", 16, "--episodes", 20, "--k-shot", 1, "--n-query", 1, "--validation", "none",
+        "--backbone-option", "width=8", "--pretraining", "supervised", "--pretraining-episodes", 10,
+    )  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    told = run("train", collection, "--out", whole, *options).stderr
+    assert "supervised, conv4 of" in told and "prototypical, conv4 of" in told and "this will take about" in told
+    original, calls = AdamW.step, []
+
+    def step(self: AdamW, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) > 15:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", step)
+        result = run("train", collection, "--out", cut, *options, code=130)
+    assert "the same command with --resume goes on" in result.stderr
+    result = run("train", collection, "--out", cut, *options, code=3)
+    assert "holds an interrupted training: add --resume to go on with it" in result.stderr
+    result = run("train", collection, "--out", cut, *options, "--seed", 1, "--resume", code=3)
+    assert "The interrupted training had seed = 0, now it is 1" in result.stderr
+    run("train", collection, "--out", cut, *options, "--resume")
+    assert load_encoder(cut).fingerprint == load_encoder(whole).fingerprint
+    result = run("train", collection, "--out", cut, *options, "--resume", code=3)
+    assert "it was finished, or never begun" in result.stderr
+
+
+def test_a_relation_network_brings_its_own_head(tmp_path: Path, collection: Path) -> None:
+    options = ("--image-size", 16, "--episodes", 6, "--k-shot", 1, "--n-query", 1, "--validation", "none")
+    run("train", collection, "--out", tmp_path / "e", "--method", "relation", *options)
+    few = ("--n-way", 3, "--k-shot", 2, "--n-query", 2, "--episodes", 5, "--no-baselines")
+    measured = answer("evaluate", collection, "--encoder", tmp_path / "e", *few)
+    assert [report["name"].split(", ")[1] for report in measured["reports"]][-1] == "relation"
+    result = run("evaluate", collection, "--encoder", "pixels-16", *few, "--head", "relation", code=3)
+    assert "needs the relation module that was trained with the encoder" in result.stderr
 
 
 def test_an_option_of_training_that_the_images_contradict_is_a_refusal(tmp_path: Path, collection: Path) -> None:
