@@ -36,8 +36,9 @@ def test_every_module_of_the_source_is_in_the_wheel(wheel: zipfile.ZipFile) -> N
 def test_typing_markers_and_the_template_are_shipped(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "radshot" / "templates").iterdir()}
-    assert "radshot/templates/demo.html" in templates
+    folders = (ROOT / "radshot" / "templates", ROOT / "episodes" / "templates")
+    templates = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.iterdir()}
+    assert {"radshot/templates/demo.html", "episodes/templates/report.html"} <= templates
     assert templates <= names
 
 
