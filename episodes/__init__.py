@@ -36,10 +36,13 @@ if TYPE_CHECKING:
         make_phantoms,
         write_phantoms,
     )
+    from .pixel_batches import PixelBatches
+    from .pixel_cache import PixelCache
     from .report import Report
     from .report_page import render_reports, training_page
     from .sampler import Episode, EpisodeSampler
     from .splits import Fold, by_column, k_fold, leave_one_patient_out, seen_unseen, split
+    from .stream import EpisodeBatch, EpisodeStream
     from .where import rows_where
 
 _EXPORTS = {
@@ -49,8 +52,10 @@ _EXPORTS = {
     "DuplicatePair": "duplicates",
     "DuplicateReport": "duplicates",
     "Episode": "sampler",
+    "EpisodeBatch": "stream",
     "EpisodeError": "errors",
     "EpisodeSampler": "sampler",
+    "EpisodeStream": "stream",
     "FINDINGS": "phantoms",
     "FilterError": "errors",
     "Fold": "splits",
@@ -68,6 +73,8 @@ _EXPORTS = {
     "PatientBootstrap": "intervals",
     "PhantomFinding": "phantoms",
     "PhantomSet": "phantoms",
+    "PixelBatches": "pixel_batches",
+    "PixelCache": "pixel_cache",
     "RankingScore": "metrics",
     "Report": "report",
     "SOURCE_FINDINGS": "phantoms",
@@ -115,8 +122,10 @@ __all__ = [
     "DuplicatePair",
     "DuplicateReport",
     "Episode",
+    "EpisodeBatch",
     "EpisodeError",
     "EpisodeSampler",
+    "EpisodeStream",
     "FilterError",
     "Fold",
     "ImageHashes",
@@ -132,6 +141,8 @@ __all__ = [
     "PatientBootstrap",
     "PhantomFinding",
     "PhantomSet",
+    "PixelBatches",
+    "PixelCache",
     "RankingScore",
     "Report",
     "SeenUnseenAuroc",

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .draws import SUPPORT_DRAWS as SUPPORT_DRAWS
+from .draws import Classes, Draws, draw, draw_images
+from .draws import Indices as Indices
 from .errors import EpisodeError, listed
 from .labels import Groups, Label, Labels, in_order, label_sets, patient_list
 
 CLASS_DRAWS = 200
 """Sets of classes tried for one episode before it is given up."""
-
-SUPPORT_DRAWS = 10
-"""Supports tried for one set of classes before other classes are drawn."""
-
-Indices: TypeAlias = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +47,7 @@ class EpisodeSampler:
     is drawn again, so over multi-label data the draw is uniform over the sets that are possible, and a class that
     always comes with another (in ChestX-ray14 data, "Edema" with "Pneumonia") never meets it.
 
-    Episode i depends on the seed and i alone: `sampler[i]` is random access.
+    Episode i depends on the seed and i alone: `sampler[i]` is random access; iterating and `block` draw many at once.
 
     Args:
         labels: One label per image, or one collection (tuple, list, set) of labels per image. None or an
@@ -120,13 +117,52 @@ class EpisodeSampler:
 
     def __iter__(self) -> Iterator[Episode]:
         """Yield the episodes in order, the same ones every time."""
-        return (self._draw(i) for i in range(self.n_episodes))
+        start, at_once = 0, self._layout.at_once(self.n_way)
+        while start < self.n_episodes:
+            # The first few may be all that is wanted, so the number drawn ahead grows.
+            stop = min(self.n_episodes, start + min(at_once, max(1, start)))
+            draws = self._attempt(start, stop)
+            for number, parts in enumerate(draws.parts(self.n_way), start):
+                yield self._draw(number) if parts is None else self._named(*parts)
+            start = stop
 
     def __getitem__(self, i: int) -> Episode:
         """Return episode i without drawing those before it."""
         if not -self.n_episodes <= i < self.n_episodes:
             raise IndexError(f"There is no episode {i}: the sampler has {self.n_episodes:,}.")
         return self._draw(i % self.n_episodes)
+
+    def block(self, start: int, stop: int) -> tuple[list[Episode], list[Indices]]:
+        """Draw episodes `start` to `stop` - 1 at once: the ones of random access, in a third of the time.
+
+        Args:
+            start: The first episode.
+            stop: One past the last.
+
+        Returns:
+            The episodes, and for each its images in one array: support before queries, class after class.
+
+        Raises:
+            IndexError: There are no such episodes.
+            EpisodeError: One of them cannot be drawn.
+        """
+        if not 0 <= start <= stop <= self.n_episodes:
+            raise IndexError(f"There are no episodes {start} to {stop - 1}: the sampler has {self.n_episodes:,}.")
+        episodes: list[Episode] = []
+        rows: list[Indices] = []
+        at_once = self._layout.at_once(self.n_way)
+        for first in range(start, stop, at_once):
+            draws = self._attempt(first, min(stop, first + at_once))
+            for number, (parts, images) in enumerate(zip(draws.parts(self.n_way), draws.rows(), strict=True), first):
+                episode = self._draw(number) if parts is None else self._named(*parts)
+                episodes.append(episode)
+                rows.append(np.concatenate((*episode.support, *episode.query)) if parts is None else images)
+        return episodes, rows
+
+    @property
+    def drawable(self) -> Indices:
+        """The images some episode may draw, ascending."""
+        return np.unique(self._layout.image)
 
     def __repr__(self) -> str:
         """Describe the sampler in one line."""
@@ -175,10 +211,22 @@ class EpisodeSampler:
                 self.excluded[name] = int(sizes.size)
         self.patients = qualifying
         self.classes: tuple[Label, ...] = tuple(qualifying)
-        self._image = np.concatenate(images) if images else np.empty(0, dtype=np.intp)
-        self._start = np.cumsum([0, *(found.size for found in images)], dtype=np.intp)
-        # A label that does not qualify is no class of any episode, so only qualifying ones can collide.
-        self._multilabel = np.unique(self._image).size < self._image.size
+        image = np.concatenate(images) if images else np.empty(0, dtype=np.intp)
+        self._layout = Classes(
+            image=image,
+            start=np.cumsum([0, *(found.size for found in images)], dtype=np.intp),
+            patient=patient,
+            # A label that does not qualify is no class of any episode, so only qualifying ones can collide.
+            multilabel=np.unique(image).size < image.size,
+            by_patient=self.shot == "patient" and self.patients_known,
+        )
+
+    def _attempt(self, start: int, stop: int) -> Draws:
+        """Draw episodes `start` to `stop` - 1 at once; those that need a second attempt are left to `_draw`."""
+        return draw(self.seed, range(start, stop), self._layout, self.n_way, self.k_shot, self.n_query)
+
+    def _named(self, codes: list[int], support: tuple[Indices, ...], query: tuple[Indices, ...]) -> Episode:
+        return Episode(tuple([self.classes[code] for code in codes]), support, query)
 
     def _draw(self, i: int) -> Episode:
         """Draw episode i: classes, then supports until every class keeps a query."""
@@ -186,63 +234,18 @@ class EpisodeSampler:
         failures: Counter[Label] = Counter()
         for _ in range(CLASS_DRAWS):
             chosen = rng.choice(len(self.classes), self.n_way, replace=False)
-            found = self._draw_images(rng, chosen)
+            found = draw_images(rng, chosen, self._layout, self.k_shot, self.n_query)
             if not isinstance(found, int):
                 names = self.classes
                 return Episode(tuple(names[code] for code in chosen), *found)
             failures[self.classes[chosen[found]]] += 1
         worst, times = failures.most_common(1)[0]
-        reason = "sharing images or patients with the other classes" if self._multilabel else "sharing patients"
+        reason = "sharing images or patients with the other classes" if self._layout.multilabel else "sharing patients"
         raise EpisodeError(
             f"Episode {i} could not be drawn in {CLASS_DRAWS} attempts at {self.n_way} of {len(self.classes)} classes: "
             f"{worst!r} was most often ({times} times) left without {self.k_shot} support patients and a query by "
             f"{reason}; lower n_way or k_shot, or take fewer labels."
         )
-
-    def _draw_images(
-        self, rng: np.random.Generator, chosen: Indices
-    ) -> tuple[tuple[Indices, ...], tuple[Indices, ...]] | int:
-        """Return (support, query) of the chosen classes, or the position of the class that made it impossible."""
-        n_way, k_shot = self.n_way, self.k_shot
-        # Every image of the chosen classes, class after class, patient after patient: all arrays below are (m,).
-        lengths = self._start[chosen + 1] - self._start[chosen]
-        ends = np.cumsum(lengths)
-        image = self._image[np.arange(ends[-1]) + np.repeat(self._start[chosen] - ends + lengths, lengths)]
-        way = np.repeat(np.arange(n_way), lengths)
-        if self._multilabel:
-            alone = _appears_once(image, len(self.labels))
-            image, way = image[alone], way[alone]
-        group = self.group_codes[image]
-
-        # A shot is one cell: all images of a patient in a class, or a single image with shot="image".
-        if self.shot == "patient" and self.patients_known:
-            cell = np.flatnonzero(np.diff(group, prepend=-1) | np.diff(way, prepend=-1))
-        else:
-            cell = np.arange(image.size)
-        cell_way, cell_size = way[cell], np.diff(cell, append=image.size)
-        cells = np.bincount(cell_way, minlength=n_way)
-        if (cells <= k_shot).any():
-            return int(cells.argmin())
-        first = np.cumsum(cells) - cells
-        shots = (first[:, None] + np.arange(k_shot)).ravel()  # (n_way * k_shot,)
-
-        for _ in range(SUPPORT_DRAWS):
-            taken = _shuffled(rng, cell_way)[shots]
-            support = cell[taken] + (rng.random(taken.size) * cell_size[taken]).astype(np.intp)
-            barred = np.zeros(len(self.labels), dtype=np.bool_)
-            barred[group[support]] = True
-            free = np.flatnonzero(~barred[group])
-            left = np.bincount(way[free], minlength=n_way)
-            if left.all():
-                order = image[free[_shuffled(rng, way[free])]]
-                begin = (np.cumsum(left) - left).tolist()
-                stop = (np.cumsum(left) - left + np.minimum(left, self.n_query)).tolist()
-                drawn = image[support]
-                return (
-                    tuple(drawn[w * k_shot : (w + 1) * k_shot] for w in range(n_way)),
-                    tuple(order[a:b] for a, b in zip(begin, stop, strict=True)),
-                )
-        return int(left.argmin())
 
     def _too_few(self) -> str:
         """Say how many classes qualify where n_way are needed."""
@@ -259,14 +262,3 @@ class EpisodeSampler:
             f"{self.n_way}-way {self.k_shot}-shot with {self.n_query} queries needs {self.n_way} classes "
             f"of at least {needs}; {tail}"
         )
-
-
-def _appears_once(image: Indices, n: int) -> NDArray[np.bool_]:
-    """Return which entries name an image that no other entry names."""
-    once: NDArray[np.bool_] = np.bincount(image, minlength=n) == 1
-    return once[image]
-
-
-def _shuffled(rng: np.random.Generator, way: Indices) -> Indices:
-    """Return a random order of entries that keeps the (ascending) ways together."""
-    return np.argsort(way + 0.5 * rng.random(way.size))

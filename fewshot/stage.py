@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embeddings import Preprocess
-from episodes import Episode, MultiLabelEpisodeSampler
+from episodes import Episode, MultiLabelEpisodeSampler, PixelBatches
 
 from .batches import Batches, EpisodeBatches, ImageBatches, MultiLabelBatches, episode_targets
 from .devices import Devices
@@ -149,6 +149,16 @@ class Stage:
         self.plan: ValidationPlan = plan
         network = build_network(backbone, config, max(2, len(codes)))
         self.network: TrainableNetwork = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        form = source.preprocess
+        self.pixels = PixelBatches(
+            source.pixels,
+            mean=form.mean,
+            std=form.std,
+            channels=form.channels,
+            channels_last=True,
+            device=self.device,
+        )
+        self.pixels.move()
         self.half = config.use_bfloat16(self.device.type)
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed + 1_000_003 * devices.rank)
         self.step, self.episodes_seen = 0, 0
@@ -296,19 +306,14 @@ class Stage:
         return float(np.mean(losses)), float(np.mean(accuracies)), trained_on
 
     def _batch(self, rows: NDArray[np.intp], *, augment: bool) -> Tensor:
-        grey = torch.from_numpy(self.source.pixels[rows]).to(self.device).float().div_(255)[:, None]  # (n, 1, h, w)
-        if augment and self.config.augmentation is not None:
-            grey = self.config.augmentation(grey, self.generator)
-        form = self.source.preprocess
-        mean = grey.new_tensor(form.mean).view(1, -1, 1, 1)
-        std = grey.new_tensor(form.std).view(1, -1, 1, 1)
-        images = ((grey - mean) / std).expand(-1, form.channels, -1, -1)  # as Preprocess.normalise does
-        return images.contiguous(memory_format=torch.channels_last)
+        """Normalised images (n, c, h, w) of some rows; valid until the next call."""
+        change = self.config.augmentation if augment else None
+        return self.pixels(rows, augment=change, generator=self.generator)
 
     def _embed(self, rows: NDArray[np.intp]) -> Tensor:
         self.network.eval()
         parts = []
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             for start in range(0, len(rows), EMBED_BATCH):
                 parts.append(self.network.backbone(self._batch(rows[start : start + EMBED_BATCH], augment=False)))
         return torch.cat(parts).float()

@@ -222,6 +222,28 @@ def test_an_episode_without_support_is_passed_over(files: list[Path]) -> None:
         stream[gone]
 
 
+@pytest.mark.parametrize("most", [0, 2**22])
+def test_the_number_of_threads_is_left_as_it_was(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("episodes.pixel_batches.ALONE", most)
+    within: list[int] = []
+
+    def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        within.append(torch.get_num_threads())
+        return images
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        batch = EpisodeStream(GREY, sampler(), augment=augment, mean=0.4, std=0.3)[0]
+        assert torch.get_num_threads() == 2 and within == [2]
+        with pytest.raises(IndexError):
+            PixelBatches(GREY)(np.array([60]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert np.allclose(batch.images.numpy(), expected(GREY, batch.targets[0].episode, [0.4], [0.3]), atol=2e-6)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(EpisodeError, match="The sampler has 60 images, the stream 59: give one row"):
         EpisodeStream(GREY[:59], sampler())
