@@ -140,9 +140,9 @@ class PixelBatches:
 
     def _normalise(self, images: Tensor, out: Tensor, top: float) -> Tensor:
         """(images / top - mean) / std into `out`, by one multiplication and one addition."""
+        images = images.expand(-1, self.channels, -1, -1)
         if len(self._std) == 1:
             return torch.add(self._shift[0], images, alpha=1 / (top * self._std[0]), out=out)
-        images = images.expand(-1, self.channels, -1, -1)
         for channel, (shift, std) in enumerate(zip(self._shift, self._std, strict=True)):
             torch.add(shift, images[:, channel], alpha=1 / (top * std), out=out[:, channel])
         return out
@@ -174,7 +174,8 @@ class PixelBatches:
             return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
         kept = self._buffers.get(name)
         if kept is None or len(kept) < shape[0]:
-            kept = self._buffers[name] = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
+            with torch.inference_mode(False):  # what is made in inference mode could not be written outside it
+                kept = self._buffers[name] = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
         return kept[: shape[0]]
 
 

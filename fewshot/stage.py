@@ -196,6 +196,8 @@ class Stage:
         log: TrainingLog,
         resumed: TrainingState | None,
         saving: tuple[Path, Mapping[str, Any]] | None,
+        *,
+        finish: bool = False,
     ) -> None:
         """Train until the episodes are spent or patience is; leave the best weights in the network.
 
@@ -204,6 +206,7 @@ class Stage:
             log: Told what comes of it.
             resumed: The state to go on from, or None.
             saving: The folder for states and the facts that go with each, or None to save none.
+            finish: Whether to train no further than the state.
         """
         config = self.config
         optimizer = torch.optim.AdamW(
@@ -223,7 +226,7 @@ class Stage:
         saved = timed = time.monotonic()
         bar.begin(self.describe(), total=self.episodes, done=self.episodes_seen)
         first = self.step
-        while self.step < self.steps and not self.stopped_early:
+        while self.step < self.steps and not self.stopped_early and not finish:
             loss, accuracy, trained_on = self._step(module, optimizer)
             schedule.step()
             self.step += 1

@@ -68,6 +68,7 @@ def train(
     device: str = "auto",
     progress: bool = False,
     resume: bool = False,
+    finish: bool = False,
     tensorboard: bool = False,
 ) -> Training:
     """Train an encoder and return the weights that did best on held-out episodes.
@@ -90,6 +91,7 @@ def train(
         device: "auto", "cpu" or "cuda".
         progress: Whether to say on standard error what is going to be done and for how long, with a bar on a terminal.
         resume: Go on with the interrupted training in `out`; everything else must be as it was.
+        finish: End the interrupted training in `out` with the best weights it has found so far.
         tensorboard: Whether to write TensorBoard's event files into `out`.
 
     Returns:
@@ -104,11 +106,11 @@ def train(
     config = config or TrainingConfig()
     _check_lists(images, labels, groups, config)
     folder = None if out is None else Path(out)
-    if resume and folder is None:
+    if (resume or finish) and folder is None:
         raise TrainingError("Resuming needs the folder of the interrupted training: give out.")
     if folder is not None:
         make_folder(folder)
-    state = read_state(folder) if resume and folder is not None else None
+    state = read_state(folder) if (resume or finish) and folder is not None else None
     devices = Devices(device)
     shown = progress and devices.is_main
     with kept_memory(), torch.random.fork_rng(), TrainingProgress(shown=shown) as bar:
@@ -134,7 +136,7 @@ def train(
             check_same(state, config, data, devices.count)
         log = TrainingLog(folder if devices.is_main else None, tensorboard=tensorboard and devices.is_main)
         log.begin(state.facts["history"] if state is not None else ())
-        stage = _run_stages(source, backbone, config, devices, bar, log, state, folder, data)
+        stage = _run_stages(source, backbone, config, devices, bar, log, state, finish, folder, data)
         log.close()
         training = _finish(stage, source, cache.refused)
     if folder is not None and devices.is_main:
@@ -152,10 +154,11 @@ def _run_stages(
     bar: TrainingProgress,
     log: TrainingLog,
     state: TrainingState | None,
+    finish: bool,
     folder: Path | None,
     data: str,
 ) -> Stage:
-    """Run the pretraining where there is one, then the training; the last stage is returned."""
+    """Run the pretraining where there is one, then the training; the last stage that was run is returned."""
     plans = [config]
     if config.pretraining is not None:
         first = replace(
@@ -175,7 +178,9 @@ def _run_stages(
         stage = Stage(source, backbone, plan, devices, history)
         resumed = state if state is not None and number == done else None
         shared = {"stage": number, "config": config.to_dict(), "data": data, "processes": devices.count}
-        stage.run(bar, log, resumed, None if folder is None else (folder, shared))
+        stage.run(bar, log, resumed, None if folder is None else (folder, shared), finish=finish)
+        if finish:
+            break
         backbone = stage.network.backbone
     return stage
 

@@ -106,6 +106,9 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted training in --out, with the same options.")
     ] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="End the interrupted training in --out with its best weights so far.")
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard into --out.")
     ] = False,
@@ -166,11 +169,12 @@ def train_command(
     first = os.environ.get("RANK", "0") == "0"  # of the processes `accelerate launch` started; it alone writes
     if out_folder.exists() and not out_folder.is_dir():
         raise Refused(f"An encoder is a folder, and '{out_folder}' is a file: give another --out.")
-    if first and not resume and (out_folder / STATE_FILE).exists():
+    if first and not (resume or finish) and (out_folder / STATE_FILE).exists():
         raise Refused(
-            f"'{out_folder}' holds an interrupted training: add --resume to go on with it, or give another --out."
+            f"'{out_folder}' holds an interrupted training: add --resume to go on with it, or --finish to "
+            "take its best weights so far, or give another --out."
         )
-    if first and not resume and out_folder.exists() and any(out_folder.iterdir()):
+    if first and not (resume or finish) and out_folder.exists() and any(out_folder.iterdir()):
         raise Refused(f"An encoder needs a new or empty folder, and '{out_folder}' is not: give another --out.")
     source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
 
@@ -195,6 +199,7 @@ def train_command(
             device=device,
             progress=True,
             resume=resume,
+            finish=finish,
             tensorboard=tensorboard,
         )
     except (TrainingError, EpisodeError, EncoderError):

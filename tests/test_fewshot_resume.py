@@ -119,6 +119,24 @@ def test_resumed_and_uninterrupted_agree_to_the_bit(
     assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]] and len(logs[0]) == len(whole.history)
 
 
+@pytest.mark.parametrize(("after", "stage"), [(4, "supervised"), (13, "prototypical")])
+def test_an_interrupted_training_can_be_ended_with_its_best_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int, stage: str
+) -> None:
+    config = replace(CONFIG, pretraining="supervised")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(Interrupted):
+            run(config, out=tmp_path)
+    state = read_state(tmp_path)
+    training = run(config, out=tmp_path, finish=True)
+    best = state.part("best.backbone.")
+    assert training.summary["method"] == stage and training.best_episode == state.facts["best_episode"] > 0
+    loaded = load_encoder(tmp_path, device="cpu")
+    assert all(torch.equal(value, best[name]) for name, value in loaded.network.state_dict().items())
+    assert not (tmp_path / STATE_FILE).exists()
+
+
 def test_resuming_refuses_what_is_not_the_same_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"^There is no interrupted training in .*/none \(no training-state"):
         run(out=tmp_path / "none", resume=True)
