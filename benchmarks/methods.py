@@ -2,8 +2,8 @@
 
     RADSHOT_DATA=... python benchmarks/methods.py --out runs/methods [--tasks T5 ...] [--backbones conv4 ...]
 
-Every cell of a backbone sees as many images: its number of steps, of about 60 images each; with pretraining, half of
-the steps each. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`, then without).
+Every cell of a backbone sees as many images: its number of steps, of about 60 images each; with pretraining, two
+thirds of the steps are the first stage. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`, then without).
 Printed are the tables of benchmarks/RESULTS.md: nearest mean (cosine, the source's mean subtracted) on every encoder,
 and a method's own head where it learnt one.
 """
@@ -85,6 +85,8 @@ BACKBONES: dict[str, tuple[dict[str, object], float | None, float, int]] = {
     "resnet12": ({"width": 16}, 16.0, 2e-3, 100),
     "densenet121": ({}, 100.0, 1e-3, 100),
 }
+#: The second stage learns at the first stage's rate divided by this: at the full rate it unlearns what the first taught.
+SECOND_STAGE = 5
 SIAMESE = ("logistic", "contrastive", "triplet", "supcon", "multi-similarity", "proxy-anchor")
 METHODS: dict[str, dict[str, object]] = {
     "prototypical": {},
@@ -107,10 +109,11 @@ def config_of(task: Task, backbone: str, method: str, seed: int) -> TrainingConf
         backbone=backbone,
         backbone_config=options,
         temperature=temperature if changes.get("method", "prototypical") == "prototypical" else None,
-        learning_rate=rate,
+        learning_rate=rate / SECOND_STAGE if staged else rate,
+        pretraining_rate=rate,
         batch_size=30 if changes.get("pretraining") == "simclr" else 60,  # SimCLR sees every image twice
-        episodes=steps // 2 if staged else steps,
-        pretraining_episodes=steps // 2,
+        episodes=steps // 3 if staged else steps,
+        pretraining_episodes=steps - steps // 3,
         validation_every=50,
         seed=seed,
         **changes,

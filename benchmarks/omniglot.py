@@ -48,11 +48,11 @@ PROTOTYPICAL = TrainingConfig(
 #: Name -> (how it is trained, the head it is tested with).
 METHODS: dict[str, tuple[TrainingConfig, str]] = {
     "prototypical": (PROTOTYPICAL, "prototypes-euclidean"),
-    "siamese, supcon": (replace(PROTOTYPICAL, method="siamese", episodes=2000), "siamese"),
-    "siamese, logistic": (replace(PROTOTYPICAL, method="siamese", loss="logistic", episodes=2000), "siamese"),
-    "matching": (replace(PROTOTYPICAL, method="matching", episodes=2000), "matching"),
+    "siamese, supcon": (replace(PROTOTYPICAL, method="siamese", episodes=1200), "siamese"),
+    "siamese, logistic": (replace(PROTOTYPICAL, method="siamese", loss="logistic", episodes=1200), "siamese"),
+    "matching": (replace(PROTOTYPICAL, method="matching", episodes=1200), "matching"),
     "relation": (
-        replace(PROTOTYPICAL, method="relation", backbone_config=CONV4_MAPS, n_way=40, n_query=4, episodes=1500),
+        replace(PROTOTYPICAL, method="relation", backbone_config=CONV4_MAPS, n_way=30, n_query=3, episodes=800),
         "relation",
     ),
 }
