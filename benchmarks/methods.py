@@ -2,17 +2,17 @@
 
     RADSHOT_DATA=... python benchmarks/methods.py --out runs/methods [--tasks T5 ...] [--backbones conv4 ...]
 
-Every cell of a backbone sees as many images: its number of steps, of about 60 images each; with pretraining, two
-thirds of the steps are the first stage. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`, then without).
-Printed are the tables of benchmarks/RESULTS.md: nearest mean (cosine, the source's mean subtracted) on every encoder,
-and a method's own head where it learnt one.
+Every cell of a backbone sees as many images: its number of steps, of about 60 images each; with pretraining, two thirds
+of the steps are the first stage. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`,
+then without). Printed are the tables of benchmarks/RESULTS.md: nearest mean (cosine, the source's mean subtracted) on
+every encoder, and a method's own head where it learnt one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -85,7 +85,7 @@ BACKBONES: dict[str, tuple[dict[str, object], float | None, float, int]] = {
     "resnet12": ({"width": 16}, 16.0, 2e-3, 100),
     "densenet121": ({}, 100.0, 1e-3, 100),
 }
-#: The second stage learns at the first stage's rate divided by this: at the full rate it unlearns what the first taught.
+#: The second stage learns at the first stage's rate divided by this: at the full rate it unlearns what it was taught.
 SECOND_STAGE = 5
 SIAMESE = ("logistic", "contrastive", "triplet", "supcon", "multi-similarity", "proxy-anchor")
 METHODS: dict[str, dict[str, object]] = {
@@ -135,13 +135,20 @@ def trained(key: str, backbone: str, method: str, out: Path, seed: int) -> Torch
     folder = out / f"{key}-{backbone}-{method}-seed{seed}".replace(", ", "-").replace(" ", "")
     if (folder / "encoder.json").exists():
         old = load_encoder(folder)
-        if isinstance(old, TorchEncoder) and old.training["config"] == json.loads(json.dumps(config.to_dict())):
+        if isinstance(old, TorchEncoder) and meaning(old.training["config"]) == meaning(config.to_dict()):
             return old
     images, source = pixels(key)
     training = train(images, source.labels, groups=source.groups, config=config, out=folder)
     seconds = seconds_of(training.encoder)
     print(f"{key}, {backbone}, {method}: {seconds:.0f} s, held-out accuracy {training.best_accuracy}", flush=True)
     return training.encoder
+
+
+def meaning(config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration's options as JSON has them, without those of a first stage where there is none."""
+    plain: dict[str, object] = json.loads(json.dumps(dict(config)))
+    staged = plain["pretraining"] is not None
+    return {name: value for name, value in plain.items() if staged or not name.startswith("pretraining")}
 
 
 def seconds_of(encoder: TorchEncoder) -> float:
