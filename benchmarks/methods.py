@@ -2,8 +2,8 @@
 
     RADSHOT_DATA=... python benchmarks/methods.py --out runs/methods [--tasks T5 ...] [--backbones conv4 ...]
 
-Every cell of a backbone sees as many images: its number of steps, of about 60 images each; with pretraining, two thirds
-of the steps are the first stage. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`,
+Every cell of a backbone sees as many images: its steps, of about 60 images each; with pretraining, two thirds of the
+steps are the first stage. Cells that are done are taken up, so that tables can be made in pieces (`--train-only`,
 then without). Printed are the tables of benchmarks/RESULTS.md: nearest mean (cosine, the source's mean subtracted) on
 every encoder, and a method's own head where it learnt one.
 """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embeddings import Preprocess
-from episodes import Episode, MultiLabelEpisodeSampler, PixelBatches
+from episodes import PixelBatches
 
-from .batches import Batches, EpisodeBatches, ImageBatches, MultiLabelBatches, episode_targets
+from .batches import episode_targets
+from .best_weights import BestWeights
 from .devices import Devices
-from .methods import build_network, network_class
-from .networks import ImageNetwork, TrainableNetwork
+from .layout import Source, lay_out, takes_images
+from .methods import build_network
+from .networks import TrainableNetwork
 from .progress import TrainingProgress
-from .starting import sampler_for
-from .support import sorted_classes
 from .training_config import TrainingConfig, TrainingError
 from .training_log import TrainingLog
 from .training_state import TrainingState, optimizer_state, restore_optimizer, write_state
-from .validation import ValidationPlan, plan_validation
 
 #: Gradients longer than this are shortened to it; early episodes of a fresh network can be violent.
 GRADIENT_NORM = 5.0
@@ -39,27 +36,6 @@ EMBED_BATCH = 256
 STATE_SECONDS = 120.0
 #: Steps that are not yet as fast as the rest, and those after them from which the time left is estimated.
 UNTIMED_STEPS, TIMED_STEPS = 3, 5
-
-
-@dataclass(frozen=True)
-class Source:
-    """The source domain, decoded.
-
-    Attributes:
-        pixels: uint8 (n, h, w).
-        preprocess: What brings a new image to the same form.
-        labels: For each image its labels.
-        groups: Patients, or None where each image is its own.
-    """
-
-    pixels: NDArray[np.uint8]
-    preprocess: Preprocess
-    labels: tuple[tuple[Hashable, ...], ...]
-    groups: tuple[Hashable, ...] | None
-
-    def owners(self, rows: NDArray[np.intp]) -> list[Hashable] | None:
-        """The patients of some images."""
-        return None if self.groups is None else [self.groups[i] for i in rows]
 
 
 class Stage:
@@ -74,9 +50,8 @@ class Stage:
 
     Attributes:
         network: The backbone within its method; after `run` it has the best weights.
-        best_episode: Training episodes those weights have seen.
-        best_accuracy: Their validation accuracy.
-        stopped_early: Whether patience ran out.
+        layout: What is trained on and validated on.
+        best: The best weights so far.
     """
 
     def __init__(
@@ -89,65 +64,15 @@ class Stage:
     ) -> None:
         self.source, self.config, self.devices, self.history = source, config, devices, history
         self.device = devices.device
-        plan = plan_validation(source.labels, source.groups, config)
-        by_image = issubclass(network_class(config.method), ImageNetwork)
-        self.batch_size = 1 if by_image else config.episodes_per_step  # what counts as an episode, in one batch
+        self.batch_size = (
+            1 if takes_images(config) else config.episodes_per_step
+        )  # what counts as an episode
         self.per_step = self.batch_size * config.accumulate * devices.count
         self.steps = math.ceil(config.episodes / self.per_step)
         # Processes that train together must all take part in every step, so the last one is filled up for them.
         self.episodes = config.episodes if devices.count == 1 else self.steps * self.per_step
-        self.classes = sorted_classes(list(dict.fromkeys(label for i in plan.train for label in source.labels[i])))
-        codes = {label: code for code, label in enumerate(self.classes)}
-        self.left_out: dict[str, Any] = {}
-        own, owners = [source.labels[i] for i in plan.train], source.owners(plan.train)
-        self.batches: Batches
-        if by_image:
-            self.batches = ImageBatches(
-                own, owners, plan.train, codes, size=config.batch_size, seed=config.seed, device=self.device
-            )
-        elif config.method == "multilabel":
-            several = MultiLabelEpisodeSampler(
-                own,
-                min(plan.n_way, len(self.classes)),
-                config.k_shot,
-                config.n_query,
-                groups=owners,
-                n_episodes=self.episodes,
-                seed=config.seed,
-                k_negative=config.k_shot,
-            )
-            self.classes = list(several.classes)
-            self.left_out = {str(label): reason for label, reason in several.excluded.items()}
-            self.batches = MultiLabelBatches(several, plan.train, size=self.batch_size, device=self.device)
-        else:
-            sampler = sampler_for(
-                own,
-                plan.n_way,
-                config,
-                groups=owners,
-                n_episodes=self.episodes,
-                seed=config.seed,
-                fewer_ways=config.n_way is None,
-            )
-            plan = replace(plan, n_way=sampler.n_way)
-            self.classes = list(sampler.classes)
-            self.left_out = {str(label): count for label, count in sampler.excluded.items()}
-            self.batches = EpisodeBatches(sampler, plan.train, codes, size=self.batch_size, device=self.device)
-        self.validation: list[Episode] = []
-        if len(plan.validation):
-            unseen = sampler_for(
-                plan.validation_labels,
-                plan.validation_n_way,
-                config,
-                groups=source.owners(plan.validation),
-                n_episodes=config.validation_episodes,
-                seed=config.seed + 1,
-                fewer_ways=True,
-            )
-            plan = replace(plan, validation_n_way=unseen.n_way)
-            self.validation = list(unseen)
-        self.plan: ValidationPlan = plan
-        network = build_network(backbone, config, max(2, len(codes)))
+        self.layout = lay_out(source, config, episodes=self.episodes, device=self.device)
+        network = build_network(backbone, config, max(2, self.layout.n_classes))
         self.network: TrainableNetwork = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         form = source.preprocess
         self.pixels = PixelBatches(
@@ -162,31 +87,30 @@ class Stage:
         self.half = config.use_bfloat16(self.device.type)
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed + 1_000_003 * devices.rank)
         self.step, self.episodes_seen = 0, 0
-        self.best_episode, self.best_accuracy, self.stopped_early = 0, -1.0, False
-        self._highest, self._since_best, self._seconds = -1.0, 0, 0.0
+        self.best = BestWeights(self.network, patience=config.patience)
+        self._seconds = 0.0
         self._losses: list[float] = []
         self._accuracies: list[float] = []
-        self._best = self._weights()
 
     def describe(self) -> str:
         """What is going to be done, in a sentence."""
-        config, plan = self.config, self.plan
+        config, plan = self.config, self.layout.plan
         weights = sum(parameter.numel() for parameter in self.network.backbone.parameters())
         each = (
             f"{config.episodes:,} episodes ({plan.n_way}-way, {config.k_shot} support patients and up to "
             f"{config.n_query} queries per class)"
-            if not isinstance(self.batches, ImageBatches)
+            if not takes_images(config)
             else f"{config.episodes:,} batches of {min(config.batch_size, len(plan.train)):,} images"
         )
         loss = f" ({config.loss})" if config.method == "siamese" else ""
-        held = "nothing held out" if not self.validation else (
+        held = "nothing held out" if not self.layout.validation else (
             f"{len(plan.held_out)} classes held out" if plan.kind == "classes" else "patients held out"
         )  # fmt: skip
         many = f", {self.devices.count} processes" if self.devices.count > 1 else ""
         precision = "bfloat16" if self.half else "float32"
         return (
             f"{config.method}{loss}, {self.backbone_name()} of {weights:,} weights: {each} from "
-            f"{len(plan.train):,} images of {len(self.classes):,} classes; {held}; "
+            f"{len(plan.train):,} images of {len(self.layout.classes):,} classes; {held}; "
             f"{self.device.type}, {precision}{many}"
         )
 
@@ -226,7 +150,7 @@ class Stage:
         saved = timed = time.monotonic()
         bar.begin(self.describe(), total=self.episodes, done=self.episodes_seen)
         first = self.step
-        while self.step < self.steps and not self.stopped_early and not finish:
+        while self.step < self.steps and not self.best.enough and not finish:
             loss, accuracy, trained_on = self._step(module, optimizer)
             schedule.step()
             self.step += 1
@@ -247,7 +171,7 @@ class Stage:
             if saving is not None and (due or time.monotonic() - saved > STATE_SECONDS):
                 self._save(saving, optimizer, schedule)
                 saved = time.monotonic()
-        self.network.load_state_dict(self._best)
+        self.network.load_state_dict(self.best.weights)
         # From here on the network computes as it will when loaded from its checkpoint, so that the vectors agree.
         self.network = self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.half = False
@@ -255,7 +179,7 @@ class Stage:
     def _look(self, rate: float, bar: TrainingProgress, log: TrainingLog) -> None:
         """Validate, record, and keep the weights if they are good."""
         validation, error = (None, 0.0)
-        if self.validation:
+        if self.layout.validation:
             found = self._validate() if self.devices.is_main else (0.0, 0.0)
             validation, error = self.devices.shared(found)
         record = {
@@ -271,13 +195,7 @@ class Stage:
         log.validated(record)
         bar.validated(validation)
         self._losses, self._accuracies = [], []
-        self._since_best = 0 if validation is None or validation > self._highest else self._since_best + 1
-        # Weights trained for longer are kept unless they are worse than the best by more than the chance of drawing the
-        # episodes explains (the one-standard-error rule of Breiman et al. 1984, chapter 3.4.3).
-        self._highest = max(self._highest, validation or 0.0)
-        if validation is None or validation >= self._highest - error:
-            self._best, self.best_accuracy, self.best_episode = self._weights(), validation or 0.0, self.episodes_seen
-        self.stopped_early = bool(self.config.patience and self._since_best >= self.config.patience)
+        self.best.look(self.network, self.episodes_seen, validation, error)
 
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[float, float, int]:
         """One move of the weights: the gradients of `accumulate` batches, averaged; loss, accuracy, episodes."""
@@ -288,7 +206,7 @@ class Stage:
         left = math.ceil((self.episodes - self.episodes_seen) / (self.batch_size * count))
         parts = min(self.config.accumulate, left)
         for part in range(parts):
-            batch = self.batches.draw((self.step * self.config.accumulate + part) * count + rank)
+            batch = self.layout.batches.draw((self.step * self.config.accumulate + part) * count + rank)
             trained_on += batch.size * count
             views = self.network.views
             images = self._batch(np.tile(batch.rows, views), augment=True)
@@ -323,9 +241,9 @@ class Stage:
 
     def _validate(self) -> tuple[float, float]:
         """Mean accuracy over the validation episodes and its standard error; every image is embedded once."""
-        vectors = self._embed(self.plan.validation)
+        vectors = self._embed(self.layout.plan.validation)
         shares = []
-        for episode in self.validation:
+        for episode in self.layout.validation:
             targets = episode_targets(episode, self.device)
             with torch.inference_mode():
                 scores = self.network.score(
@@ -342,7 +260,7 @@ class Stage:
 
     def source_mean(self) -> NDArray[np.float32]:
         """Mean vector (d,) of the training images."""
-        mean: NDArray[np.float32] = self._embed(self.plan.train).mean(0).cpu().numpy().astype(np.float32)
+        mean: NDArray[np.float32] = self._embed(self.layout.plan.train).mean(0).cpu().numpy().astype(np.float32)
         return mean
 
     def backbone_name(self) -> str:
@@ -352,21 +270,24 @@ class Stage:
 
     def summary(self) -> dict[str, Any]:
         """What was trained on, how, and what came of it; plain values."""
+        layout = self.layout
         return {
             "method": self.config.method,
             "config": self.config.to_dict(),
-            "classes": [str(label) for label in self.classes],
-            "left_out": self.left_out,
-            "n_way": self.plan.n_way,
-            "images": len(self.plan.train),
-            "validation": self.plan.describe(),
-            "best_episode": self.best_episode,
-            "best_accuracy": self.best_accuracy if self.validation else None,
-            "stopped_early": self.stopped_early,
+            "classes": [str(label) for label in layout.classes],
+            "left_out": layout.left_out,
+            "n_way": layout.plan.n_way,
+            "images": len(layout.plan.train),
+            "validation": layout.plan.describe(),
+            "best_episode": self.best.episode,
+            "best_accuracy": self.best_accuracy,
+            "stopped_early": self.best.enough,
         }
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+    @property
+    def best_accuracy(self) -> float | None:
+        """Validation accuracy of the best weights, or None where nothing was held out."""
+        return self.best.accuracy if self.layout.validation else None
 
     def _save(
         self,
@@ -383,11 +304,7 @@ class Stage:
             **shared,
             "step": self.step,
             "episodes_seen": self.episodes_seen,
-            "best_episode": self.best_episode,
-            "best_accuracy": self.best_accuracy,
-            "stopped_early": self.stopped_early,
-            "highest": self._highest,
-            "since_best": self._since_best,
+            "best": self.best.facts(),
             "seconds": self._seconds,
             "losses": self._losses,
             "accuracies": self._accuracies,
@@ -397,7 +314,7 @@ class Stage:
         }
         tensors = {
             **{f"network.{name}": value for name, value in self.network.state_dict().items()},
-            **{f"best.{name}": value for name, value in self._best.items()},
+            **{f"best.{name}": value for name, value in self.best.weights.items()},
             **moments,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
@@ -417,11 +334,8 @@ class Stage:
             restore_optimizer(optimizer, state.part("optimizer."), facts["optimizer"])
             schedule.last_epoch = int(facts["schedule_epoch"])
             schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
-            self._best = {name: value.to(self.device) for name, value in state.part("best.").items()}
+            self.best.restore(facts["best"], state.part("best."), self.device)
             self.step, self.episodes_seen = int(facts["step"]), int(facts["episodes_seen"])
-            self.best_episode, self.best_accuracy = int(facts["best_episode"]), float(facts["best_accuracy"])
-            self.stopped_early = bool(facts["stopped_early"])
-            self._highest, self._since_best = float(facts["highest"]), int(facts["since_best"])
             self._seconds = float(facts["seconds"])
             self._losses, self._accuracies = list(facts["losses"]), list(facts["accuracies"])
             if self.devices.rank == 0:

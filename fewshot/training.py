@@ -16,10 +16,11 @@ from embeddings import TorchEncoder
 
 from .augmentation import STRONG_AUGMENTATION
 from .devices import Devices
+from .layout import Source
 from .memory import kept_memory
 from .pixels import load_pixels
 from .progress import TrainingProgress
-from .stage import Source, Stage
+from .stage import Stage
 from .starting import config_from, fresh_backbone, image_channels, make_folder, starting_encoder
 from .training_config import METHODS, TrainingConfig, TrainingError
 from .training_log import TrainingLog
@@ -204,9 +205,9 @@ def _finish(stage: Stage, source: Source, refused: tuple[tuple[str, str], ...]) 
     return Training(
         encoder=encoder,
         history=tuple(stage.history),
-        best_episode=stage.best_episode,
-        best_accuracy=stage.best_accuracy if stage.validation else None,
-        stopped_early=stage.stopped_early,
+        best_episode=stage.best.episode,
+        best_accuracy=stage.best_accuracy,
+        stopped_early=stage.best.enough,
         summary=summary,
         refused=refused,
     )

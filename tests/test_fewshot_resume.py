@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from embeddings import Preprocess, build_backbone, load_encoder
 from fewshot import Training, TrainingConfig, TrainingError, train
 from fewshot.devices import Devices
+from fewshot.layout import Source
 from fewshot.progress import duration
-from fewshot.stage import Source, Stage
+from fewshot.stage import Stage
 from fewshot.training_log import LOG_FILE, TENSORBOARD_FOLDER
 from fewshot.training_state import STATE_FILE, read_state
 
@@ -131,7 +132,7 @@ def test_an_interrupted_training_can_be_ended_with_its_best_weights(
     state = read_state(tmp_path)
     training = run(config, out=tmp_path, finish=True)
     best = state.part("best.backbone.")
-    assert training.summary["method"] == stage and training.best_episode == state.facts["best_episode"] > 0
+    assert training.summary["method"] == stage and training.best_episode == state.facts["best"]["episode"] > 0
     loaded = load_encoder(tmp_path, device="cpu")
     assert all(torch.equal(value, best[name]) for name, value in loaded.network.state_dict().items())
     assert not (tmp_path / STATE_FILE).exists()

@@ -17,8 +17,9 @@ from episodes import EpisodeError, EpisodeSampler, evaluate
 from fewshot import PrototypeClassifier, Training, TrainingConfig, TrainingError, train
 from fewshot.augmentation import Augmentation
 from fewshot.devices import Devices
+from fewshot.layout import Source
 from fewshot.pixels import grey_statistics
-from fewshot.stage import Source, Stage
+from fewshot.stage import Stage
 
 SIDE = 32
 SMALL = TrainingConfig(
