@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embeddings import load_encoder
-from episodes import UNSEEN_FINDINGS, make_phantoms, write_phantoms
+from episodes import SOURCE_FINDINGS, UNSEEN_FINDINGS, make_phantoms, write_phantoms
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -18,6 +18,8 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(blocks) >= 2
     phantoms = make_phantoms(UNSEEN_FINDINGS, patients_per_finding=7, images_per_patient=2, size=(64, 64), seed=0)
     write_phantoms(phantoms, tmp_path / "demo" / "unseen", format="dicom")
+    source = make_phantoms(SOURCE_FINDINGS[:10], patients_per_finding=6, images_per_patient=1, size=(64, 64), seed=1)
+    write_phantoms(source, tmp_path / "demo" / "source", format="dicom")
     encoder = load_encoder("untrained:conv4")
     encoder.save(tmp_path / "demo" / "encoder")  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
