@@ -232,7 +232,8 @@ def trained(peer: str, task: str, job: Job, budget: Budget, seed: int, out: Path
     random.seed(seed)  # both peers draw their tasks from Python's generator
     torch.manual_seed(seed)
     side = job.preprocess.size[0]
-    backbone = build_backbone("conv4", in_channels=1, seed=seed, pooling="flatten", image_size=side)
+    stem = {"stem_width": 32} if task == "medpix2" else {}  # as benchmarks/methods.py has it
+    backbone = build_backbone("conv4", in_channels=1, seed=seed, pooling="flatten", image_size=side, **stem)
     budget.began = time.monotonic()
     TRAINERS[peer](backbone, job, budget)
     seconds = time.monotonic() - budget.began
