@@ -82,8 +82,8 @@ TASKS = {
 #: Backbone -> its options, the temperature of Euclidean prototypes for vectors of its length, its peak rate, its steps.
 BACKBONES: dict[str, tuple[dict[str, object], float | None, float, int]] = {
     "conv4": ({"stem_width": 32, "pooling": "flatten", "image_size": 64}, 100.0, 2e-3, 300),
-    "resnet12": ({"width": 16}, 16.0, 2e-3, 100),
-    "densenet121": ({}, 100.0, 1e-3, 100),
+    "resnet12": ({"width": 16}, 16.0, 2e-3, 120),
+    "densenet121": ({}, 100.0, 1e-3, 60),
 }
 #: The second stage learns at the first stage's rate divided by this: at the full rate it unlearns what it was taught.
 SECOND_STAGE = 5
@@ -96,7 +96,14 @@ METHODS: dict[str, dict[str, object]] = {
     "SimCLR + prototypical": {"pretraining": "simclr"},
 }
 #: On the two larger networks, which take minutes per cell on a CPU.
-FEWER = ("prototypical", "siamese, supcon", "supervised", "supervised + prototypical", "SimCLR + prototypical")
+FEWER = (
+    "prototypical",
+    "siamese, supcon",
+    "siamese, multi-similarity",
+    "supervised",
+    "supervised + prototypical",
+    "SimCLR + prototypical",
+)
 
 
 def config_of(task: Task, backbone: str, method: str, seed: int) -> TrainingConfig:
@@ -114,7 +121,7 @@ def config_of(task: Task, backbone: str, method: str, seed: int) -> TrainingConf
         batch_size=30 if changes.get("pretraining") == "simclr" else 60,  # SimCLR sees every image twice
         episodes=steps // 3 if staged else steps,
         pretraining_episodes=steps - steps // 3,
-        validation_every=50,
+        validation_every=max(20, steps // 6),
         seed=seed,
         **changes,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodes import Episode, EpisodeSampler, MultiLabelEpisodeSampler
+from episodes import Episode, EpisodeError, EpisodeSampler, MultiLabelEpisodeSampler
 
 from .multilabel import MultiLabelTargets
 from .networks import EpisodeTargets
 
+#: Episodes drawn at once.
+AHEAD = 64
 #: A class is drawn in proportion to its number of patients raised to this: between the classes' own frequencies (1)
 #: and equal shares (0), as Mahajan et al. 2018 (arXiv 1805.00932) sample their tail.
 BALANCE = 0.5
@@ -65,16 +68,32 @@ class EpisodeBatches:
         device: torch.device,
     ) -> None:
         self.sampler, self.rows, self.codes, self.size, self.device = sampler, rows, codes, size, device
+        self._start, self._drawn = -1, list[Episode]()
 
     def draw(self, i: int) -> Batch:
         """Episodes i * size to (i + 1) * size - 1, as far as there are, one after another, support before queries."""
-        indices: list[NDArray[np.intp]] = []
-        targets: list[EpisodeTargets] = []
-        for number in range(i * self.size, min((i + 1) * self.size, len(self.sampler))):
-            episode = self.sampler[number]
-            indices.append(self.rows[np.concatenate([*episode.support, *episode.query])])
-            targets.append(episode_targets(episode, self.device, self.codes))
-        return Batch(np.concatenate(indices), targets, len(targets))
+        numbers = range(i * self.size, min((i + 1) * self.size, len(self.sampler)))
+        episodes = [self._episode(number) for number in numbers]
+        rows = self.rows[np.concatenate([part for episode in episodes for part in (*episode.support, *episode.query)])]
+        return Batch(rows, [episode_targets(episode, self.device, self.codes) for episode in episodes], len(episodes))
+
+    def _episode(self, number: int) -> Episode:
+        """One episode; several are drawn at once, which is faster, and kept until those after them are wanted."""
+        start = number // AHEAD * AHEAD
+        if start != self._start:
+            stop = min(start + AHEAD, len(self.sampler))
+            try:
+                self._drawn, self._start = self.sampler.block(start, stop)[0], start
+            except EpisodeError:  # rare, with images of several classes: those that cannot be drawn have stand-ins
+                self._drawn, self._start = [self._possible(n) for n in range(start, stop)], start
+        return self._drawn[number - start]
+
+    def _possible(self, number: int) -> Episode:
+        """An episode, or the first after it that can be drawn."""
+        for shift in range(len(self.sampler)):
+            with suppress(EpisodeError):
+                return self.sampler[(number + shift) % len(self.sampler)]
+        return self.sampler[number]  # says why none can
 
 
 class MultiLabelBatches:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .networks import TrainableNetwork
 from .starting import choose_device
+from .training_config import TrainingError
 
 
 class LossModule(nn.Module):
@@ -42,10 +43,13 @@ class Devices:
 
     def __init__(self, device: str) -> None:
         self._accelerator: Any = None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if _processes() > 1:
             from accelerate import Accelerator
 
-            self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+            self._accelerator = Accelerator(
+                cpu=device == "cpu" or not torch.cuda.is_available(),
+                mixed_precision="no",  # which precision to compute in is the configuration's to say
+            )
             self.device = self._accelerator.device
             self.rank, self.count = int(self._accelerator.process_index), int(self._accelerator.num_processes)
         else:
@@ -84,10 +88,28 @@ class Devices:
             return value
         return float(self._accelerator.reduce(torch.tensor(value, device=self.device), reduction="mean"))
 
+    def agree(self, network: nn.Module) -> None:
+        """Give every process the buffers of the first; weights agree already, statistics of batches do not."""
+        if self._accelerator is None:
+            return
+        from accelerate.utils import broadcast
+
+        with torch.no_grad():
+            for buffer in network.buffers():
+                buffer.copy_(broadcast(buffer.clone(), from_process=0))
+
     def wait(self) -> None:
         """Go on when every process is here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
+
+
+def _processes() -> int:
+    """How many processes were started to train together."""
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal():
+        raise TrainingError(f"WORLD_SIZE must be the number of processes that train together; got {given!r}.")
+    return int(given)
 
 
 def _nothing() -> Any:

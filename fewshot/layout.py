@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from embeddings import Preprocess
-from episodes import Episode, MultiLabelEpisodeSampler
+from episodes import Episode, EpisodeError, MultiLabelEpisodeSampler
 
 from .batches import Batches, EpisodeBatches, ImageBatches, MultiLabelBatches
 from .methods import network_class
 from .networks import ImageNetwork
-from .starting import sampler_for
+from .starting import TRIAL_EPISODES, sampler_for
 from .support import sorted_classes
-from .training_config import TrainingConfig
+from .training_config import UNLABELLED, TrainingConfig, TrainingError
 from .validation import ValidationPlan, plan_validation
 
 
@@ -92,18 +92,14 @@ def lay_out(source: Source, config: TrainingConfig, *, episodes: int, device: to
     left_out: dict[str, Any] = {}
     batches: Batches
     if takes_images(config):
+        if config.method == "supervised" and len(classes) < 2:
+            raise TrainingError(f"Supervised training needs at least 2 classes; the images have {len(classes)}.")
+        if config.method in UNLABELLED:
+            own = [()] * len(own)  # whatever labels there are, every image counts
         batches = ImageBatches(own, owners, plan.train, codes, size=config.batch_size, seed=config.seed, device=device)
     elif config.method == "multilabel":
-        several = MultiLabelEpisodeSampler(
-            own,
-            min(plan.n_way, len(classes)),
-            config.k_shot,
-            config.n_query,
-            groups=owners,
-            n_episodes=episodes,
-            seed=config.seed,
-            k_negative=config.k_shot,
-        )
+        several = _multilabel_sampler(own, owners, min(plan.n_way, len(classes)), config, episodes)
+        plan = replace(plan, n_way=several.n_way)
         classes = list(several.classes)
         left_out = {str(label): reason for label, reason in several.excluded.items()}
         batches = MultiLabelBatches(several, plan.train, size=config.episodes_per_step, device=device)
@@ -135,3 +131,32 @@ def lay_out(source: Source, config: TrainingConfig, *, episodes: int, device: to
         plan = replace(plan, validation_n_way=unseen.n_way)
         validation = tuple(unseen)
     return Layout(plan, batches, tuple(classes), len(codes), left_out, validation)
+
+
+def _multilabel_sampler(
+    labels: list[tuple[Hashable, ...]],
+    owners: list[Hashable] | None,
+    n_way: int,
+    config: TrainingConfig,
+    episodes: int,
+) -> MultiLabelEpisodeSampler:
+    """Multi-label episodes that can be drawn; of fewer ways where none are asked for and no image lacks so many."""
+    while True:
+        try:
+            sampler = MultiLabelEpisodeSampler(
+                labels,
+                n_way,
+                config.k_shot,
+                config.n_query,
+                groups=owners,
+                n_episodes=episodes,
+                seed=config.seed,
+                k_negative=config.k_shot,
+            )
+            for number in range(min(episodes, TRIAL_EPISODES)):
+                sampler[number]
+            return sampler
+        except EpisodeError:
+            if config.n_way is not None or n_way <= 1:
+                raise
+            n_way = max(1, n_way * 3 // 4)

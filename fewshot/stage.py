@@ -64,9 +64,7 @@ class Stage:
     ) -> None:
         self.source, self.config, self.devices, self.history = source, config, devices, history
         self.device = devices.device
-        self.batch_size = (
-            1 if takes_images(config) else config.episodes_per_step
-        )  # what counts as an episode
+        self.batch_size = 1 if takes_images(config) else config.episodes_per_step  # what counts as an episode
         self.per_step = self.batch_size * config.accumulate * devices.count
         self.steps = math.ceil(config.episodes / self.per_step)
         # Processes that train together must all take part in every step, so the last one is filled up for them.
@@ -144,6 +142,8 @@ class Stage:
         )
         if resumed is not None:
             self._restore(resumed, optimizer, schedule)
+            if finish and self._losses and (self.best.accuracy < 0 or not self.layout.validation):
+                self._look(float(schedule.get_last_lr()[0]), bar, log)  # nothing was kept yet, or the last is
         module = self.devices.prepare(self.network)
         every = max(1, config.validation_every // self.per_step)
         began = time.monotonic() - self._seconds
@@ -172,6 +172,7 @@ class Stage:
                 self._save(saving, optimizer, schedule)
                 saved = time.monotonic()
         self.network.load_state_dict(self.best.weights)
+        self.devices.agree(self.network)
         # From here on the network computes as it will when loaded from its checkpoint, so that the vectors agree.
         self.network = self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.half = False
@@ -330,6 +331,9 @@ class Stage:
         """Go back to where a state was taken."""
         facts = state.facts
         try:
+            if not 0 <= int(facts["step"]) <= self.steps:
+                raise ValueError(f"it has {facts['step']} steps of {self.steps}")
+            self.network.load_state_dict(state.part("best."))  # must fit as well, though it may never be looked at
             self.network.load_state_dict(state.part("network."))
             restore_optimizer(optimizer, state.part("optimizer."), facts["optimizer"])
             schedule.last_epoch = int(facts["schedule_epoch"])

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from embeddings import Preprocess, TorchEncoder, TransformersEncoder, build_backbone, load_encoder, trainable_from
+from embeddings import (
+    EncoderError,
+    Preprocess,
+    TorchEncoder,
+    TransformersEncoder,
+    build_backbone,
+    load_encoder,
+    trainable_from,
+)
 from episodes import EpisodeError, EpisodeSampler
 
 from .training_config import TrainingConfig, TrainingError
 
 #: Episodes drawn on trial before their number of ways is settled.
-TRIAL_EPISODES = 50
+TRIAL_EPISODES = 2000
 
 
 def starting_encoder(init: str | Path | TorchEncoder | None) -> TorchEncoder | None:
@@ -54,12 +61,38 @@ def fresh_backbone(config: TrainingConfig) -> tuple[nn.Module, Preprocess | None
     """
     options = dict(config.backbone_config)
     name = config.backbone
-    if (name == "vit" or name.startswith("monai")) and "image_size" not in options:
+    sized = name == "vit" or name.startswith("monai") or options.get("pooling") == "flatten"
+    if sized and "image_size" not in options:
         options["image_size"] = config.image_size
     backbone = build_backbone(name, seed=config.seed, **options)
     if backbone.preprocess_hint is not None:
         return backbone, Preprocess(channels=image_channels(backbone), **backbone.preprocess_hint)
     return backbone, None
+
+
+def check_fit(backbone: nn.Module, form: Preprocess) -> None:
+    """Send one blank image through a backbone, so that what does not fit is found out before hours are spent.
+
+    Raises:
+        TrainingError: The backbone does not take images of that size, or makes other vectors than it says.
+    """
+    size = f"{form.size[0]} x {form.size[1]}"
+    blank = torch.zeros(1, form.channels, *form.size, device=next(backbone.parameters()).device)
+    was_training = backbone.training
+    try:
+        with torch.no_grad():
+            vectors = backbone.eval()(blank)
+    except (RuntimeError, ValueError, EncoderError) as error:
+        raise TrainingError(
+            f"The backbone does not take images of {size} pixels: {str(error).splitlines()[0].rstrip('.')}."
+        ) from error
+    finally:
+        backbone.train(was_training)
+    if vectors.ndim != 2 or vectors.shape[1] != getattr(backbone, "dim", vectors.shape[1]):
+        raise TrainingError(
+            f"The backbone makes vectors of {tuple(vectors.shape[1:])} from images of {size} pixels, and was built for "
+            f"{getattr(backbone, 'dim', None)} numbers: do its image_size and that of the training agree?"
+        )
 
 
 def image_channels(backbone: nn.Module) -> Literal[1, 3]:
@@ -84,6 +117,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise TrainingError(f"device must be 'auto', 'cpu' or 'cuda'; got {device!r}.") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise TrainingError(f"device must be 'auto', 'cpu' or 'cuda'; got {device!r}.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise TrainingError(f"There is no device {device!r} here: torch sees {torch.cuda.device_count()} of CUDA.")
     return chosen
@@ -129,8 +164,7 @@ def sampler_for(
             sampler = EpisodeSampler(
                 labels, n_way, config.k_shot, config.n_query, groups=groups, n_episodes=n_episodes, seed=seed
             )
-            for _ in islice(sampler, TRIAL_EPISODES):
-                pass
+            sampler.block(0, min(n_episodes, TRIAL_EPISODES))
             return sampler
         except EpisodeError:
             if not fewer_ways or n_way <= 2:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from embeddings import TorchEncoder
 
-from .augmentation import STRONG_AUGMENTATION
+from .augmentation import STRONG_AUGMENTATION, Augmentation
 from .devices import Devices
 from .layout import Source
 from .memory import kept_memory
 from .pixels import load_pixels
 from .progress import TrainingProgress
 from .stage import Stage
-from .starting import config_from, fresh_backbone, image_channels, make_folder, starting_encoder
-from .training_config import METHODS, TrainingConfig, TrainingError
+from .starting import check_fit, config_from, fresh_backbone, image_channels, make_folder, starting_encoder
+from .training_config import METHODS, UNLABELLED, TrainingConfig, TrainingError
 from .training_log import TrainingLog
 from .training_state import TrainingState, check_same, data_hash, read_state, remove_state
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from embeddings import ImageSource, Preprocess
-
-#: Methods that need no labels.
-UNLABELLED = ("simclr",)
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,8 @@ def train(
     """Train an encoder and return the weights that did best on held-out episodes.
 
     With `out` the training can be interrupted: its state is written at every validation and every two minutes, and
-    `resume=True` goes on from there, on a CPU to the very weights an uninterrupted run gives. A record of it goes to
-    training.csv in that folder as it runs.
+    `resume=True` goes on from there, in one process on a CPU to the very weights an uninterrupted run gives. A record
+    of it goes to training.csv in that folder as it runs.
 
     Under `accelerate launch` every process takes its share of each step (with k processes a step is k times as large),
     and only the first writes.
@@ -132,12 +129,19 @@ def train(
             labels=tuple(_label_set(labels[i]) if labels is not None else () for i in cache.kept),
             groups=None if groups is None else tuple(groups[i] for i in cache.kept),
         )
+        check_fit(backbone, cache.preprocess)
         data = data_hash(source.pixels, source.labels, source.groups) if folder is not None else ""
+        begun = {
+            "preprocess": source.preprocess.to_json(),
+            "init": None if start is None else start.fingerprint,
+        }
         if state is not None:
-            check_same(state, config, data, devices.count)
+            check_same(state, config, data, devices.count, begun)
         log = TrainingLog(folder if devices.is_main else None, tensorboard=tensorboard and devices.is_main)
         log.begin(state.facts["history"] if state is not None else ())
-        stage = _run_stages(source, backbone, config, devices, bar, log, state, finish, folder, data)
+        stage = _run_stages(
+            source, backbone, config, devices, bar, log, state, finish, folder, {"data": data, "begun": begun}
+        )
         log.close()
         training = _finish(stage, source, cache.refused)
     if folder is not None and devices.is_main:
@@ -157,10 +161,12 @@ def _run_stages(
     state: TrainingState | None,
     finish: bool,
     folder: Path | None,
-    data: str,
+    identity: dict[str, Any],
 ) -> Stage:
     """Run the pretraining where there is one, then the training; the last stage that was run is returned."""
     plans = [config]
+    if config.augmentation is not None and replace(config.augmentation, horizontal_flip=0.0) == Augmentation():
+        plans = [replace(config, augmentation=_augmentation(config.method, config.augmentation))]
     if config.pretraining is not None:
         first = replace(
             config,
@@ -169,21 +175,29 @@ def _run_stages(
             temperature=None,  # that of the training's own logits
             episodes=config.pretraining_episodes,
             learning_rate=config.pretraining_rate or config.learning_rate,
+            augmentation=_augmentation(config.pretraining, config.augmentation),
         )
-        if first.method == "simclr" and first.augmentation is not None:
-            first = replace(first, augmentation=STRONG_AUGMENTATION)
-        plans = [first, config]
+        plans.insert(0, first)
     history: list[dict[str, Any]] = list(state.facts["history"]) if state is not None else []
-    done = int(state.facts["stage"]) if state is not None else 0
+    done = state.facts["stage"] if state is not None else 0
+    if done not in range(len(plans)):
+        raise TrainingError(f"The state of the interrupted training is of stage {done}, of {len(plans)}: begin anew.")
     for number, plan in list(enumerate(plans))[done:]:
         stage = Stage(source, backbone, plan, devices, history)
         resumed = state if state is not None and number == done else None
-        shared = {"stage": number, "config": config.to_dict(), "data": data, "processes": devices.count}
+        shared = {"stage": number, "config": config.to_dict(), "processes": devices.count, **identity}
         stage.run(bar, log, resumed, None if folder is None else (folder, shared), finish=finish)
         if finish:
             break
         backbone = stage.network.backbone
     return stage
+
+
+def _augmentation(method: str, given: Augmentation | None) -> Augmentation | None:
+    """The augmentation of a method: self-supervision learns from strong changes, whatever the next stage wants."""
+    if method not in UNLABELLED or given is None:
+        return given
+    return replace(STRONG_AUGMENTATION, horizontal_flip=given.horizontal_flip)
 
 
 def _finish(stage: Stage, source: Source, refused: tuple[tuple[str, str], ...]) -> Training:
@@ -226,6 +240,9 @@ def _check_lists(
         counts = [] if labels is None else [f"{len(labels)} labels"]
         counts += [] if groups is None else [f"{len(groups)} groups"]
         raise TrainingError(f"{len(images)} images need as many labels and groups; got {' and '.join(counts)}.")
+    for i, group in enumerate(groups or ()):
+        if group is None or group != group:
+            raise TrainingError(f"Every image needs its patient, or none of them: image {i} has {group!r}.")
 
 
 def _label_set(label: Hashable) -> tuple[Hashable, ...]:

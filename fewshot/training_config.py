@@ -13,6 +13,10 @@ from .augmentation import Augmentation
 
 #: Training methods by name; the networks themselves are in `fewshot.methods`, which needs torch.
 METHODS = ("prototypical", "siamese", "matching", "relation", "supervised", "simclr", "multilabel")
+#: Methods that need no labels.
+UNLABELLED = ("simclr",)
+#: Largest side of a training image in pixels, and largest seed.
+MAX_IMAGE_SIZE, MAX_SEED = 4096, 2**63 - 1
 #: Methods that may come before another as a first stage: `TrainingConfig.pretraining`.
 PRETRAINING = ("supervised", "simclr", "siamese")
 #: Losses of the Siamese network: Koch's logistic regression on pairs, and those of pytorch-metric-learning.
@@ -132,6 +136,18 @@ class TrainingConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise TrainingError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        for name, most in (("image_size", MAX_IMAGE_SIZE), ("seed", MAX_SEED)):
+            if getattr(self, name) > most:
+                raise TrainingError(f"{name} must be at most {most:,}; got {getattr(self, name):,}.")
+        for name in ("validation_share", "learning_rate", "pretraining_rate", "temperature", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise TrainingError(f"{name} must be a number; got {value!r}.")
+        if not isinstance(self.backbone_config, Mapping) or set(self.backbone_config) & {"name", "seed"}:
+            raise TrainingError(
+                f"backbone_config must hold options of the backbone, without 'name' and 'seed'; "
+                f"got {self.backbone_config!r}."
+            )
         if not 0 < self.validation_share < 1:
             raise TrainingError(f"validation_share must lie between 0 and 1; got {self.validation_share}.")
         for name in ("learning_rate", "pretraining_rate"):

@@ -53,10 +53,11 @@ def write_state(folder: Path, state: TrainingState) -> None:
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.tensors.items()}
     facts = {"format": STATE_FORMAT, **state.facts}
     try:
-        save_file(tensors, new, metadata={"state": json.dumps(facts)})
-        with new.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _remove_leftovers(folder)
+        save_file(tensors, new, metadata={"state": json.dumps(facts), "sha256": _digest(facts, tensors)})
+        _sync(new)
         new.replace(folder / STATE_FILE)
+        _sync(folder)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             new.unlink()
@@ -78,12 +79,17 @@ def read_state(folder: Path) -> TrainingState:
         )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            facts = json.loads((file.metadata() or {}).get("state", "null"))
+            metadata = file.metadata() or {}
+            facts = json.loads(metadata.get("state", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, RecursionError) as error:
         raise TrainingError(f"{path} is no state of a training, or was cut short; begin anew.") from error
     if not isinstance(facts, dict) or facts.get("format") != STATE_FORMAT:
         raise TrainingError(f"{path} is no state of a training that this radshot can go on with; begin anew.")
+    if metadata.get("sha256") != _digest(facts, tensors):
+        raise TrainingError(f"{path} is not what was written: it was damaged or changed; begin anew.")
+    if missing := sorted({"config", "data", "begun", "processes", "stage", "step", "history"} - set(facts)):
+        raise TrainingError(f"{path} lacks {missing[0]!r}, as no state of a training does; begin anew.")
     return TrainingState(facts, tensors)
 
 
@@ -91,14 +97,47 @@ def remove_state(folder: Path) -> None:
     """Forget the state: the training is done."""
     with suppress(FileNotFoundError):
         (folder / STATE_FILE).unlink()
+    _remove_leftovers(folder)
 
 
-def check_same(state: TrainingState, config: TrainingConfig, data: str, processes: int) -> None:
-    """Refuse to go on with other options, other images or another number of processes.
+def is_trace(path: Path) -> bool:
+    """Whether a file is the half-written state of a training that was killed while it wrote."""
+    return path.name.startswith(f".{STATE_FILE}.")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a kill in the middle of a write has left."""
+    for path in folder.iterdir():
+        if is_trace(path):
+            with suppress(OSError):
+                path.unlink()
+
+
+def check_same(
+    state: TrainingState, config: TrainingConfig, data: str, processes: int, begun: Mapping[str, Any]
+) -> None:
+    """Refuse to go on with other options, other images, another start or another number of processes.
+
+    Args:
+        state: Of the interrupted training.
+        config: How the training is to go on.
+        data: `data_hash` of what it is to go on with.
+        processes: In how many it is to go on.
+        begun: What else it starts from: preprocessing, and the fingerprint of the encoder or None.
 
     Raises:
         TrainingError: With the first option that differs.
     """
+    if state.facts["data"] != data:
+        raise TrainingError(
+            "The interrupted training was on other images, labels or patients: resume it with those it was begun "
+            "with, or begin anew in another folder."
+        )
+    if state.facts["begun"] != json.loads(json.dumps(dict(begun))):
+        raise TrainingError(
+            "The interrupted training began from another encoder or with another preprocessing: resume it with the "
+            "init it was begun with, or begin anew in another folder."
+        )
     before, now = state.facts["config"], json.loads(json.dumps(config.to_dict()))
     for name in now:
         if before.get(name) != now[name]:
@@ -106,11 +145,6 @@ def check_same(state: TrainingState, config: TrainingConfig, data: str, processe
                 f"The interrupted training had {name} = {before.get(name)!r}, now it is {now[name]!r}: resume it with "
                 "the options it was begun with, or begin anew in another folder."
             )
-    if state.facts["data"] != data:
-        raise TrainingError(
-            "The interrupted training was on other images, labels or patients: resume it with those it was begun "
-            "with, or begin anew in another folder."
-        )
     if state.facts["processes"] != processes:
         raise TrainingError(
             f"The interrupted training ran in {state.facts['processes']} processes, now there are {processes}: resume "
@@ -126,6 +160,24 @@ def data_hash(
     for image in pixels:
         digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
+
+
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(repr((name, tuple(tensors[name].shape), str(tensors[name].dtype))).encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file's, or a folder's, content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -146,8 +198,13 @@ def restore_optimizer(
     """Put back what `optimizer_state` took."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        digits, name = key.split(".", 1)
+        state.setdefault(int(digits), {})[name] = value
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, values in state.items():
+        for name, value in values.items():
+            if value.ndim and (number >= len(weights) or value.shape != weights[number].shape):
+                raise ValueError(f"the optimiser's {name} of weight {number} has shape {tuple(value.shape)}")
     own = optimizer.state_dict()["param_groups"]
     merged = [
         {**group, **{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}}

@@ -54,13 +54,19 @@ class Labelled:
 
 
 def read_manifests(
-    paths: Sequence[Path], *, labels: Sequence[str], group: str | None, where: str | None, image: str = "image"
+    paths: Sequence[Path],
+    *,
+    labels: Sequence[str] | None,
+    group: str | None,
+    where: str | None,
+    image: str = "image",
 ) -> Labelled:
     """Read manifests and put them together; patients of different manifests stay different.
 
     Args:
         paths: CSV or Parquet files.
-        labels: One label column for all, or one for each; columns joined by `+` make one label of several.
+        labels: One label column for all, or one for each; columns joined by `+` make one label of several. None reads
+            no labels, and gives every image an empty one.
         group: The patient column; by default the first of `PATIENT_COLUMNS` that is there, "none" for none.
         where: A condition on the columns, for all of them.
         image: The column of image paths.
@@ -72,9 +78,11 @@ def read_manifests(
         Usage: The number of label columns fits neither.
         ManifestError: What is wrong with a table.
     """
-    if len(labels) not in (1, len(paths)):
+    if labels is not None and len(labels) not in (1, len(paths)):
         raise Usage(f"{len(paths)} manifests take one --label, or {len(paths)}; got {len(labels)}.")
-    columns = list(labels) * len(paths) if len(labels) == 1 else list(labels)
+    columns: Sequence[str | None] = [None] * len(paths)
+    if labels is not None:
+        columns = list(labels) * len(paths) if len(labels) == 1 else labels
     manifests = [
         read_manifest(path, label=column, group=group, where=where, image=image)
         for path, column in zip(paths, columns, strict=True)
@@ -87,7 +95,7 @@ def read_manifests(
     groups: list[str] = []
     for number, manifest in enumerate(manifests, start=1):
         images += manifest.images
-        for label in manifest.labels:
+        for label in manifest.labels if labels is not None else [""] * len(manifest.images):
             all_sets.append(label if isinstance(label, tuple) else (label,))
             all_labels.append("" if isinstance(label, tuple) else label)
         owners = manifest.groups if manifest.groups is not None else [f"image {path}" for path in manifest.images]

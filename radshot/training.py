@@ -132,7 +132,8 @@ def train_command(
           --where "split = 'train'" --episodes 4000 --out enc
     """
     from fewshot import Augmentation, TrainingConfig, TrainingError
-    from fewshot.training_state import STATE_FILE
+    from fewshot.training_config import UNLABELLED
+    from fewshot.training_state import STATE_FILE, is_trace
 
     from .inputs import read_manifests
 
@@ -174,24 +175,28 @@ def train_command(
             f"'{out_folder}' holds an interrupted training: add --resume to go on with it, or --finish to "
             "take its best weights so far, or give another --out."
         )
-    if first and not (resume or finish) and out_folder.exists() and any(out_folder.iterdir()):
+    taken = out_folder.exists() and any(not is_trace(path) for path in out_folder.iterdir())
+    if first and not (resume or finish) and taken:
         raise Refused(f"An encoder needs a new or empty folder, and '{out_folder}' is not: give another --out.")
-    source = read_manifests(manifests, labels=label, group=group, where=where, image=image)
+    unlabelled = config.method in UNLABELLED and config.pretraining is None
+    source = read_manifests(manifests, labels=None if unlabelled else label, group=group, where=where, image=image)
 
-    from embeddings import EncoderError
-    from episodes import EpisodeError
     from fewshot import train
     from fewshot.starting import fresh_backbone
 
+    if init is not None and backbone_option:
+        raise Usage(
+            "--backbone-option does not go with --init: the encoder that training starts from has its backbone."
+        )
     if init is not None:
         note(f"backbone, image size and preprocessing are those of {init}")
-    else:
+    elif not backbone.startswith("hf:"):  # whose weights need not be loaded twice
         fresh_backbone(config)  # a mistyped name is found before the images are read
     is_new = not out_folder.exists()
     try:
         training = train(
             source.images,
-            source.labels,
+            None if unlabelled else source.labels,
             groups=source.groups,
             config=config,
             out=out_folder,
@@ -202,15 +207,11 @@ def train_command(
             finish=finish,
             tensorboard=tensorboard,
         )
-    except (TrainingError, EpisodeError, EncoderError):
-        if is_new:
-            _remove_traces(out_folder)
-        raise
     except BaseException:
-        if (out_folder / STATE_FILE).exists():
-            note(f"what was trained so far is in {out_folder}: the same command with --resume goes on")
-        elif is_new:
-            _remove_traces(out_folder)
+        if first and (out_folder / STATE_FILE).exists():
+            note(f"what was trained so far is in {out_folder}: the same command with --resume goes on with it")
+        elif first and not (resume or finish):
+            _remove_traces(out_folder, is_new)
         raise
     if not first:
         return exit_code(1, len(training.refused))
@@ -249,15 +250,15 @@ def _option_names(sentence: str) -> str:
     return f"--{name.replace('_', '-')}{space}{rest}" if name.islower() else sentence
 
 
-def _remove_traces(folder: Path) -> None:
-    """Take away what a training that was refused has made of a folder that was not there before."""
+def _remove_traces(folder: Path, is_new: bool) -> None:
+    """Take the logs of a training that was refused out of its folder, which was empty or not there before."""
     from fewshot.training_log import LOG_FILE, TENSORBOARD_FOLDER
-    from fewshot.training_state import STATE_FILE
 
     events = folder / TENSORBOARD_FOLDER
-    for path in (folder / STATE_FILE, folder / LOG_FILE, *(events.iterdir() if events.is_dir() else ())):
-        path.unlink(missing_ok=True)
-    for place in (events, folder):
+    for path in (folder / LOG_FILE, *(events.glob("events.out.tfevents.*"))):
+        with suppress(OSError):
+            path.unlink()
+    for place in (events, folder) if is_new else (events,):
         with suppress(OSError):
             place.rmdir()
 

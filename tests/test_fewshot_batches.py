@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from episodes import EpisodeSampler, MultiLabelEpisodeSampler
+from episodes import EpisodeError, EpisodeSampler, MultiLabelEpisodeSampler
 from fewshot.batches import BALANCE, EpisodeBatches, ImageBatches, MultiLabelBatches, class_targets
 from fewshot.memory import kept_memory
 from fewshot.multilabel import MultiLabelTargets
@@ -67,6 +67,27 @@ def test_a_batch_repeats_no_image_depends_on_its_number_alone_and_leaves_the_unl
     assert any(batches.draw(i).rows.tolist() != batch.rows.tolist() for i in range(5))
     none = ImageBatches([()] * 5, None, np.arange(5), {}, size=64, seed=1, device=CPU).draw(0)
     assert sorted(none.rows.tolist()) == [0, 1, 2, 3, 4] and set(none.targets.tolist()) == {-1}
+
+
+def test_an_episode_that_cannot_be_drawn_has_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [name for name in "abc" for _ in range(5)]
+    sampler = EpisodeSampler(labels, 2, 1, 2, n_episodes=6, seed=3)
+    draw = EpisodeSampler._draw
+
+    def fail(self: EpisodeSampler, i: int) -> object:
+        if i in (2, 3):
+            raise EpisodeError("no such episode")
+        return draw(self, i)
+
+    def no_block(self: EpisodeSampler, start: int, stop: int) -> object:
+        raise EpisodeError("no such episode")
+
+    expected = [sampler[i] for i in (0, 1, 4, 4, 4, 5)]
+    monkeypatch.setattr(EpisodeSampler, "_draw", fail)
+    monkeypatch.setattr(EpisodeSampler, "block", no_block)
+    batches = EpisodeBatches(sampler, np.arange(15), CODES, size=1, device=CPU)
+    for number, episode in enumerate(expected):
+        assert batches.draw(number).rows.tolist() == np.concatenate([*episode.support, *episode.query]).tolist()
 
 
 def test_targets_are_classes_or_zeros_and_ones() -> None:

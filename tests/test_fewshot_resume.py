@@ -23,7 +23,7 @@ from fewshot.layout import Source
 from fewshot.progress import duration
 from fewshot.stage import Stage
 from fewshot.training_log import LOG_FILE, TENSORBOARD_FOLDER
-from fewshot.training_state import STATE_FILE, read_state
+from fewshot.training_state import STATE_FILE, TrainingState, read_state, write_state
 
 SIDE = 24
 CONFIG = TrainingConfig(
@@ -31,6 +31,7 @@ CONFIG = TrainingConfig(
     k_shot=1,
     n_query=2,
     n_way=4,
+    validation="classes",
     episodes=12,
     validation_every=3,
     validation_episodes=10,
@@ -56,6 +57,9 @@ PIXELS, LABELS, GROUPS = images()
 
 def log_rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / LOG_FILE).read_text().splitlines()))
+
+
+DROPOUT = {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.3, "image_size": SIDE}
 
 
 class Interrupted(Exception):
@@ -93,8 +97,22 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         (replace(CONFIG, pretraining="supervised"), 13),
         (replace(CONFIG, method="siamese", loss="proxy-anchor"), 5),
         (replace(CONFIG, method="relation"), 5),
+        (replace(CONFIG, patience=4, validation_every=1), 3),
+        (replace(CONFIG, backbone="vit", backbone_config=DROPOUT, image_size=SIDE), 5),
     ],
-    ids=["early", "late", "accumulate", "supervised", "simclr", "first stage", "second stage", "proxies", "relation"],
+    ids=[
+        "early",
+        "late",
+        "accumulate",
+        "supervised",
+        "simclr",
+        "first stage",
+        "second stage",
+        "proxies",
+        "relation",
+        "patience",
+        "dropout",
+    ],
 )
 def test_resumed_and_uninterrupted_agree_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: TrainingConfig, after: int
@@ -156,6 +174,8 @@ def test_resuming_refuses_what_is_not_the_same_training(monkeypatch: pytest.Monk
     with pytest.raises(TrainingError, match=r"^The interrupted training was on other images, labels or patients: "):
         train(PIXELS, LABELS, config=CONFIG, out=out, resume=True, device="cpu")
     assert (out / STATE_FILE).read_bytes() == before
+    with pytest.raises(TrainingError, match=r"^The interrupted training began from another encoder or with another"):
+        run(out=out, resume=True, init=run(replace(CONFIG, episodes=1)).encoder)
     state = read_state(out)
     save_file(state.tensors, out / STATE_FILE, metadata={"state": json.dumps({**state.facts, "format": 99})})
     with pytest.raises(TrainingError, match=r"is no state of a training that this radshot can go on with"):
@@ -163,6 +183,61 @@ def test_resuming_refuses_what_is_not_the_same_training(monkeypatch: pytest.Monk
     (out / STATE_FILE).write_bytes(before[:1000])
     with pytest.raises(TrainingError, match=r"is no state of a training, or was cut short; begin anew\.$"):
         run(out=out, resume=True)
+
+
+def test_a_damaged_or_made_up_state_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7)
+        with pytest.raises(Interrupted):
+            run(out=tmp_path)
+    state = read_state(tmp_path)
+    whole = bytearray((tmp_path / STATE_FILE).read_bytes())
+    whole[-5] ^= 1
+    (tmp_path / STATE_FILE).write_bytes(whole)
+    with pytest.raises(TrainingError, match=r"is not what was written: it was damaged or changed; begin anew\.$"):
+        run(out=tmp_path, resume=True)
+    moment = next(name for name, value in state.tensors.items() if name.startswith("optimizer.") and value.ndim == 4)
+    best = next(name for name in state.tensors if name.startswith("best."))
+    for facts, tensors, said in (
+        ({"stage": 7}, {}, r"is of stage 7, of 1: begin anew\.$"),
+        ({"stage": -1}, {}, r"is of stage -1, of 1: begin anew\.$"),
+        ({"step": 10**9}, {}, r"does not fit this one \(it has 1000000000 steps of 12\): begin anew\.$"),
+        (
+            {},
+            {moment: torch.zeros(3)},
+            r"does not fit this one \(the optimiser's exp_avg.* has shape \(3,\)\): begin anew",
+        ),
+        ({}, {best: torch.zeros(3)}, r"does not fit this one \(.*\): begin anew\.$"),
+    ):
+        write_state(tmp_path, TrainingState({**state.facts, **facts}, {**state.tensors, **tensors}))
+        with pytest.raises(TrainingError, match=said):
+            run(out=tmp_path, resume=True)
+    write_state(tmp_path, TrainingState({k: v for k, v in state.facts.items() if k != "history"}, state.tensors))
+    with pytest.raises(TrainingError, match=r"lacks 'history', as no state of a training does; begin anew\.$"):
+        run(out=tmp_path, resume=True)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f".{STATE_FILE}.4711").write_bytes(b"half")
+    run(out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("validation", ["none", "classes"])
+def test_ending_before_the_first_validation_keeps_what_was_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, validation: str
+) -> None:
+    monkeypatch.setattr("fewshot.stage.STATE_SECONDS", 0.0)  # a state after every step
+    config = replace(CONFIG, validation=validation, validation_every=100)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        with pytest.raises(Interrupted):
+            run(config, out=tmp_path)
+    weights = read_state(tmp_path).part("network.backbone.")
+    training = run(config, out=tmp_path, finish=True)
+    assert training.best_episode == 5
+    assert all(torch.equal(value, weights[name]) for name, value in training.encoder.network.state_dict().items())
+    assert (training.best_accuracy is None) == (validation == "none") and training.best_accuracy != -1.0
 
 
 def test_accumulated_gradients_are_those_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +271,7 @@ def test_pretraining_comes_first_and_is_recorded(tmp_path: Path) -> None:
 
 
 def test_self_supervision_needs_no_labels_and_the_others_do() -> None:
-    config = replace(CONFIG, method="simclr")
+    config = replace(CONFIG, method="simclr", validation="auto")
     training = train(PIXELS, None, groups=GROUPS, config=config, device="cpu")
     assert training.best_accuracy is None and training.summary["images"] == len(PIXELS)
     with pytest.raises(TrainingError, match=r"^The method 'prototypical' needs labels; only simclr does without\.$"):
@@ -218,15 +293,19 @@ def test_durations_as_people_say_them(seconds: float, said: str) -> None:
 
 SCRIPT = """
 import sys
-from dataclasses import replace
 sys.path.insert(0, {tests!r})
-from test_fewshot_resume import CONFIG, TWO, run
+from test_fewshot_resume import STOPPING, TWO, run
 run(TWO, out=sys.argv[1])
+print(run(STOPPING).encoder.fingerprint)
 """
-TWO = replace(CONFIG, augmentation=None, learning_rate=1e-3, metric="cosine", temperature=1.0)
+TWO = replace(
+    CONFIG, augmentation=None, learning_rate=1e-3, metric="cosine", temperature=1.0, accumulate=2, validation="none"
+)
+#: Processes that disagreed about when to stop would wait for each other for ever.
+STOPPING = replace(CONFIG, patience=1, validation_every=1, validation_episodes=2, precision="float32")
 
 
-def test_two_processes_train_as_one_that_accumulates(tmp_path: Path) -> None:
+def test_several_processes_train_as_one_that_accumulates_and_agree(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     with socket.socket() as free:
@@ -242,25 +321,33 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path: Path) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "ACCELERATE_USE_CPU": "true",
+            "ACCELERATE_MIXED_PRECISION": "bf16",  # which must not matter
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, str(script), str(tmp_path / "two")]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+    told = []
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=100)
+            said, errors = process.communicate(timeout=100)
             assert process.returncode == 0, errors[-2000:]
+            told.append(said.split())
     finally:
         for process in processes:
             process.kill()
-    one, two = run(replace(TWO, accumulate=2)), load_encoder(tmp_path / "two", device="cpu")
+    assert told[0] == told[1] and len(told[0]) == 1, "every process ends with the same encoder"
+    one, two = run(replace(TWO, accumulate=4)), load_encoder(tmp_path / "two", device="cpu")
     theirs = dict(two.network.named_parameters())
     for name, value in one.encoder.network.named_parameters():
         if value.ndim == 4:  # the biases before a batch normalisation have no gradient but noise
             assert torch.allclose(value, theirs[name], atol=5e-5), name
-    losses = [
-        [entry["loss"] for entry in training["history"]]
-        for training in (two.training, one.summary | {"history": one.history})
-    ]
+    losses = [[entry["loss"] for entry in history] for history in (two.training["history"], one.history)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert not (tmp_path / "two" / STATE_FILE).exists()
+
+
+def test_the_number_of_processes_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(TrainingError, match=r"^WORLD_SIZE must be the number of processes .*; got 'two'\.$"):
+        run()

@@ -330,6 +330,11 @@ def test_a_loss_that_is_no_longer_finite_stops_the_training() -> None:
         ({"learning_rate": 0.0}, r"^learning_rate must be above 0; got 0\.0\.$"),
         ({"temperature": 0.0}, r"^temperature must be above 0; got 0\.0\.$"),
         ({"learning_rate": math.nan}, r"^learning_rate must be above 0; got nan\.$"),
+        ({"image_size": 100_000}, r"^image_size must be at most 4,096; got 100,000\.$"),
+        ({"seed": 2**70}, r"^seed must be at most 9,223,372,036,854,775,807; got "),
+        ({"temperature": "x"}, r"^temperature must be a number; got 'x'\.$"),
+        ({"backbone_config": None}, r"^backbone_config must hold options of the backbone, .*; got None\.$"),
+        ({"backbone_config": {"seed": 3}}, r"^backbone_config must hold options .* without 'name' and 'seed'; got "),
         ({"weight_decay": -0.1}, r"^weight_decay must not be negative; got -0\.1\.$"),
     ],
 )
@@ -356,6 +361,46 @@ def test_inputs_that_cannot_be_meant(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match=r"^The checkpoint folder .*file/out cannot be made: .+\.$"):
         run(out=tmp_path / "file" / "out")
+
+
+def test_what_does_not_fit_the_backbone_is_found_before_the_training() -> None:
+    config = replace(QUICK, backbone_config={"width": 8, "pooling": "flatten", "image_size": 64})
+    with pytest.raises(
+        TrainingError, match=r"of 32 x 32 pixels, and was built for 128 numbers: do its image_"
+    ):
+        run(config)
+    assert run(replace(config, backbone_config={"width": 8, "pooling": "flatten"}, image_size=SIDE)).encoder.dim == 32
+    with pytest.raises(TrainingError, match=r"^The backbone does not take images of 32 x 32 pixels: .+\.$"):
+        run(replace(QUICK, backbone_config={"width": 8, "depth": 8}))
+    for device in ("mps", "meta"):
+        with pytest.raises(TrainingError, match=rf"^device must be 'auto', 'cpu' or 'cuda'; got '{device}'\.$"):
+            train(IMAGES, LABELS, config=QUICK, device=device)
+
+
+def test_labels_and_patients_that_are_not_there() -> None:
+    with pytest.raises(TrainingError, match=r"^Every image needs its patient, or none of them: image 0 has None\.$"):
+        train(IMAGES, LABELS, groups=[None] * len(LABELS), config=replace(QUICK, method="supervised"))
+    for labels in ([None] * len(LABELS), ["a"] * len(LABELS)):
+        with pytest.raises(
+            TrainingError, match=r"^Supervised training needs at least 2 classes; .* have [01]\.$"
+        ):
+            train(IMAGES, labels, config=replace(QUICK, method="supervised", validation="none"), device="cpu")
+
+
+def test_self_supervision_looks_at_images_without_a_label_too() -> None:
+    config = replace(QUICK, method="simclr", validation="none", batch_size=16)
+    source = Source(IMAGES, Preprocess(size=(SIDE, SIDE)), (("a",), *[()] * (len(IMAGES) - 1)), None)
+    stage = Stage(source, build_backbone("conv4", width=8, seed=0), config, Devices("cpu"), [])
+    assert {int(row) for i in range(100) for row in stage.layout.batches.draw(i).rows} == set(range(len(IMAGES)))
+
+
+def test_multilabel_training_takes_fewer_ways_where_no_image_lacks_them_all() -> None:
+    config = replace(QUICK, method="multilabel", validation="none")
+    labels = [(label, f"odd{i % 2}") for i, label in enumerate(LABELS)]
+    training = train(IMAGES, labels, groups=GROUPS, config=config, device="cpu")
+    assert 1 <= training.summary["n_way"] < 14
+    with pytest.raises(EpisodeError, match="could not be drawn"):
+        train(IMAGES, labels, groups=GROUPS, config=replace(config, n_way=14), device="cpu")
 
 
 def test_too_few_classes_or_patients_for_the_episodes() -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from safetensors.torch import save_file
 from torch.optim import AdamW
 from typer.testing import CliRunner
 
@@ -375,6 +377,8 @@ def test_errors_are_in_the_json_too(tmp_path: Path) -> None:
         (["train", "M", "--out", "E", "--loss", "tripplet"], "--loss must be one of"),
         (["train", "M", "--out", "E", "--pretraining", "self"], "--pretraining must be one of"),
         (["train", "M", "--out", "E", "--backbone-option", "width"], "--backbone-option takes KEY=VALUE"),
+        (["train", "M", "--out", "E", "--backbone-option", "seed=3"], "--backbone-config must hold options"),
+        (["train", "M", "--out", "E", "--image-size", "100000"], "--image-size must be at most 4,096"),
         (["train", "M", "N", "O", "--out", "E", "--label", "a", "--label", "b"], "3 manifests take one --label"),
         (["evaluate", "M", "--encoder", "pixels-16", "--head", "x"], "There is no head 'x'"),
         (["evaluate", "M", "--encoder", "pixels-16", "--n-way", "1"], "--n-way"),
@@ -429,6 +433,38 @@ def test_training_says_what_it_will_do_and_goes_on_after_an_interruption(
     assert load_encoder(cut).fingerprint == load_encoder(whole).fingerprint
     result = run("train", collection, "--out", cut, *options, "--resume", code=3)
     assert "it was finished, or never begun" in result.stderr
+
+
+def test_a_disk_that_is_full_loses_no_training(
+    tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--image-size", 16, "--episodes", 200, "--k-shot", 1, "--n-query", 1, "--validation", "none")
+    calls = []
+
+    def full(*arguments: object, **named: object) -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        save_file(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewshot.training_state.save_file", full)
+        result = run("train", collection, "--out", tmp_path / "e", *options, code=3)
+    assert "cannot be written" in result.stderr and "--resume goes on with it" in result.stderr
+    run("train", collection, "--out", tmp_path / "e", *options, "--resume")
+    assert load_encoder(tmp_path / "e").training["history"][-1]["episode"] == 200
+
+
+def test_self_supervised_training_needs_no_label_column(tmp_path: Path, collection: Path) -> None:
+    bare = collection.parent / "bare.csv"
+    table = pd.read_csv(collection)
+    table[["image"]].to_csv(bare, index=False)
+    options = ("--image-size", 16, "--episodes", 4, "--method", "simclr", "--tensorboard")
+    result = run("train", bare, "--out", tmp_path / "e", *options)
+    assert "conv4-simclr" in result.stdout
+    (tmp_path / "empty").mkdir()
+    run("train", bare, "--out", tmp_path / "empty", "--method", "supervised", code=2)
+    assert not any((tmp_path / "empty").iterdir())
 
 
 def test_a_relation_network_brings_its_own_head(tmp_path: Path, collection: Path) -> None:
