@@ -24,7 +24,7 @@ LEAST_STD = 0.05
 
 
 @dataclass(frozen=True)
-class PixelCache:
+class SourcePixels:
     """Training images in memory.
 
     Attributes:
@@ -46,7 +46,7 @@ def load_pixels(
     preprocess: Preprocess | None,
     *,
     channels: Literal[1, 3] = 1,
-) -> PixelCache:
+) -> SourcePixels:
     """Read, resize and quantise the training images.
 
     Args:
@@ -80,7 +80,7 @@ def load_pixels(
     if not fixed:
         mean, std = grey_statistics(pixels)
         form = replace(form, mean=(round(mean, 4),), std=(round(max(std, LEAST_STD), 4),))
-    return PixelCache(pixels=pixels, kept=kept, preprocess=form, refused=refused)
+    return SourcePixels(pixels=pixels, kept=kept, preprocess=form, refused=refused)
 
 
 def grey_statistics(pixels: NDArray[np.uint8]) -> tuple[float, float]:

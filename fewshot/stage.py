@@ -22,9 +22,10 @@ from .layout import Source, lay_out, takes_images
 from .methods import build_network
 from .networks import TrainableNetwork
 from .progress import TrainingProgress
+from .stage_state import restore, save
 from .training_config import TrainingConfig, TrainingError
 from .training_log import TrainingLog
-from .training_state import TrainingState, optimizer_state, restore_optimizer, write_state
+from .training_state import TrainingState
 
 #: Gradients longer than this are shortened to it; early episodes of a fresh network can be violent.
 GRADIENT_NORM = 5.0
@@ -86,9 +87,9 @@ class Stage:
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed + 1_000_003 * devices.rank)
         self.step, self.episodes_seen = 0, 0
         self.best = BestWeights(self.network, patience=config.patience)
-        self._seconds = 0.0
-        self._losses: list[float] = []
-        self._accuracies: list[float] = []
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
 
     def describe(self) -> str:
         """What is going to be done, in a sentence."""
@@ -141,12 +142,12 @@ class Stage:
             pct_start=max(WARM_UP, 2 / (self.steps + 1)),  # a rise shorter than a step divides by zero inside torch
         )
         if resumed is not None:
-            self._restore(resumed, optimizer, schedule)
-            if finish and self._losses and (self.best.accuracy < 0 or not self.layout.validation):
+            restore(self, resumed, optimizer, schedule)
+            if finish and self.losses and (self.best.accuracy < 0 or not self.layout.validation):
                 self._look(float(schedule.get_last_lr()[0]), bar, log)  # nothing was kept yet, or the last is
         module = self.devices.prepare(self.network)
         every = max(1, config.validation_every // self.per_step)
-        began = time.monotonic() - self._seconds
+        began = time.monotonic() - self.seconds
         saved = timed = time.monotonic()
         bar.begin(self.describe(), total=self.episodes, done=self.episodes_seen)
         first = self.step
@@ -155,21 +156,21 @@ class Stage:
             schedule.step()
             self.step += 1
             self.episodes_seen += trained_on
-            self._losses.append(loss)
-            self._accuracies.append(accuracy)
+            self.losses.append(loss)
+            self.accuracies.append(accuracy)
             rate = float(schedule.get_last_lr()[0])
             log.step(self.episodes_seen, config.method, loss=loss, learning_rate=rate)
-            bar.advance(trained_on, loss=float(np.mean(self._losses[-20:])))
+            bar.advance(trained_on, loss=float(np.mean(self.losses[-20:])))
             if self.step == first + UNTIMED_STEPS:
                 timed = time.monotonic()
             elif self.step == first + UNTIMED_STEPS + TIMED_STEPS:
                 bar.estimate((time.monotonic() - timed) / TIMED_STEPS * (self.steps - self.step))
             due = self.step % every == 0 or self.step == self.steps
-            self._seconds = time.monotonic() - began
+            self.seconds = time.monotonic() - began
             if due:
                 self._look(rate, bar, log)
             if saving is not None and (due or time.monotonic() - saved > STATE_SECONDS):
-                self._save(saving, optimizer, schedule)
+                save(self, saving, optimizer, schedule)
                 saved = time.monotonic()
         self.network.load_state_dict(self.best.weights)
         self.devices.agree(self.network)
@@ -186,16 +187,16 @@ class Stage:
         record = {
             "stage": self.config.method,
             "episode": self.episodes_seen,
-            "loss": round(self.devices.mean(float(np.mean(self._losses))), 6),
-            "train_accuracy": round(self.devices.mean(float(np.mean(self._accuracies))), 6),
+            "loss": round(self.devices.mean(float(np.mean(self.losses))), 6),
+            "train_accuracy": round(self.devices.mean(float(np.mean(self.accuracies))), 6),
             "validation_accuracy": None if validation is None else round(validation, 6),
             "learning_rate": rate,
-            "seconds": round(self._seconds, 3),
+            "seconds": round(self.seconds, 3),
         }
         self.history.append(record)
         log.validated(record)
         bar.validated(validation)
-        self._losses, self._accuracies = [], []
+        self.losses, self.accuracies = [], []
         self.best.look(self.network, self.episodes_seen, validation, error)
 
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[float, float, int]:
@@ -289,66 +290,3 @@ class Stage:
     def best_accuracy(self) -> float | None:
         """Validation accuracy of the best weights, or None where nothing was held out."""
         return self.best.accuracy if self.layout.validation else None
-
-    def _save(
-        self,
-        saving: tuple[Path, Mapping[str, Any]],
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.OneCycleLR,
-    ) -> None:
-        """Write everything the next step depends on."""
-        if not self.devices.is_main:
-            return
-        folder, shared = saving
-        moments, groups = optimizer_state(optimizer)
-        facts = {
-            **shared,
-            "step": self.step,
-            "episodes_seen": self.episodes_seen,
-            "best": self.best.facts(),
-            "seconds": self._seconds,
-            "losses": self._losses,
-            "accuracies": self._accuracies,
-            "history": self.history,
-            "optimizer": groups,
-            "schedule_epoch": schedule.last_epoch,
-        }
-        tensors = {
-            **{f"network.{name}": value for name, value in self.network.state_dict().items()},
-            **{f"best.{name}": value for name, value in self.best.weights.items()},
-            **moments,
-            "generator": self.generator.get_state(),
-            "torch_generator": torch.get_rng_state(),
-        }
-        write_state(folder, TrainingState(facts, tensors))
-
-    def _restore(
-        self,
-        state: TrainingState,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.OneCycleLR,
-    ) -> None:
-        """Go back to where a state was taken."""
-        facts = state.facts
-        try:
-            if not 0 <= int(facts["step"]) <= self.steps:
-                raise ValueError(f"it has {facts['step']} steps of {self.steps}")
-            self.network.load_state_dict(state.part("best."))  # must fit as well, though it may never be looked at
-            self.network.load_state_dict(state.part("network."))
-            restore_optimizer(optimizer, state.part("optimizer."), facts["optimizer"])
-            schedule.last_epoch = int(facts["schedule_epoch"])
-            schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
-            self.best.restore(facts["best"], state.part("best."), self.device)
-            self.step, self.episodes_seen = int(facts["step"]), int(facts["episodes_seen"])
-            self._seconds = float(facts["seconds"])
-            self._losses, self._accuracies = list(facts["losses"]), list(facts["accuracies"])
-            if self.devices.rank == 0:
-                self.generator.set_state(state.tensors["generator"])
-                torch.set_rng_state(state.tensors["torch_generator"])
-            else:  # the first process alone saves: the others draw other augmentations than they would have
-                self.generator.manual_seed(self.config.seed + 1_000_003 * self.devices.rank + self.step)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise TrainingError(
-                f"The state of the interrupted training does not fit this one ({str(error).splitlines()[0]}): "
-                "begin anew."
-            ) from error
