@@ -83,7 +83,7 @@ TASKS = {
 BACKBONES: dict[str, tuple[dict[str, object], float | None, float, int]] = {
     "conv4": ({"stem_width": 32, "pooling": "flatten", "image_size": 64}, 100.0, 2e-3, 300),
     "resnet12": ({"width": 16}, 16.0, 2e-3, 120),
-    "densenet121": ({}, 100.0, 1e-3, 60),
+    "densenet121": ({}, 100.0, 1e-3, 40),
 }
 #: The second stage learns at the first stage's rate divided by this: at the full rate it unlearns what it was taught.
 SECOND_STAGE = 5

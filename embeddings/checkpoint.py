@@ -11,12 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
-from .encoders import CHECKPOINT_FILE
+from .encoders import CHECKPOINT_FILE, fingerprint_of
 from .errors import EncoderError
+from .similarity import SimilarityHead
 
 # Version of the checkpoint's layout; a larger one is refused. Since 3 a learnt comparison may be among the tensors.
 FORMAT_VERSION = 3
@@ -29,8 +33,20 @@ _WEIGHTS_FILE = re.compile(r"weights(-[0-9a-f]{12})?\.safetensors")
 # Largest encoder.json that is read; a real one has a few kilobytes.
 MAX_JSON_BYTES = 4 * 2**20
 
+# The most a learnt comparison may hold; the largest made here, a relation module, has 14 tensors and some megabytes.
+MAX_SIMILARITY_TENSORS, MAX_SIMILARITY_BYTES = 64, 64 * 2**20
 
-def write_checkpoint(target: Path, document: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+# What the names of a learnt comparison's tensors begin with.
+_SIMILARITY_PREFIX = "similarity."
+
+
+def write_checkpoint(
+    target: Path,
+    document: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    similarity: SimilarityHead | None = None,
+) -> None:
     """Write both files, force them to the disk, and make them the checkpoint in one step: renaming the description.
 
     The weights get a name of their own before that, and the weights of the checkpoint before go after it.
@@ -39,15 +55,19 @@ def write_checkpoint(target: Path, document: Mapping[str, Any], tensors: dict[st
         target: The folder; made where it is missing.
         document: Plain JSON types; the format version and the hash of the weights are added.
         tensors: On the CPU, contiguous, no two sharing memory.
+        similarity: The learnt comparison; its description, its weights and a hash of both are added.
 
     Raises:
-        EncoderError: The folder cannot be written, or the document is not plain JSON.
+        EncoderError: The folder cannot be written, the document is not plain JSON, or the comparison is too large.
     """
+    if similarity is not None:
+        described, compared = _similarity_parts(similarity)
+        document, tensors = {**document, **described}, {**tensors, **compared}
     weights_new, json_new = (target / f".{name}.{os.getpid()}" for name in (FIRST_WEIGHTS_FILE, CHECKPOINT_FILE))
     leftovers = [weights_new]
     try:
         target.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, weights_new)
+        save_file(dict(tensors), weights_new)
         sha256 = _sha256(weights_new)
         whole = {"format_version": FORMAT_VERSION, **document, "weights_sha256": sha256}
         json_new.write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -121,6 +141,98 @@ def read_tensors(root: Path, version: int, weights_sha256: str) -> dict[str, tor
     if found != weights_sha256:
         raise EncoderError(f"{path} is not the file that {CHECKPOINT_FILE} was saved with: one of the two was changed.")
     return tensors
+
+
+def network_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the network's weights and buffers, on the CPU, each in memory of its own."""
+    return {key: value.detach().cpu().clone().contiguous() for key, value in network.state_dict().items()}
+
+
+def as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a CPU tensor as an array; bfloat16, which NumPy lacks, as the float32 of the same value."""
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def backbone_options(root: Path, backbone: dict[str, Any]) -> dict[str, Any]:
+    """Check that a checkpoint's backbone options cannot collide with build_backbone's own."""
+    if "seed" in backbone or not all(isinstance(key, str) for key in backbone):
+        raise EncoderError(
+            f"{root / CHECKPOINT_FILE} is no checkpoint description (backbone options {sorted(backbone)})."
+        )
+    return backbone
+
+
+def read_similarity(root: Path, document: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> SimilarityHead | None:
+    """Take the learnt comparison out of a checkpoint's tensors, and verify it.
+
+    Args:
+        root: The checkpoint's folder.
+        document: Its encoder.json.
+        tensors: Its weights; those of the comparison are removed.
+
+    Returns:
+        The comparison, or None where the checkpoint has none.
+
+    Raises:
+        EncoderError: It is not what was saved, or larger than a checkpoint may hold.
+    """
+    names = [key for key in tensors if key.startswith(_SIMILARITY_PREFIX)]
+    weights = {key.removeprefix(_SIMILARITY_PREFIX): tensors.pop(key) for key in names}
+    described: Any = document.get("similarity")
+    expected = document.get("similarity_sha256")
+    if described is None and expected is None and not weights:
+        return None
+    excess = _excess(weights)
+    if excess is not None:
+        raise EncoderError(f"The comparison in {root} is none that radshot saved: {excess}.")
+    try:
+        whole = expected == _similarity_hash(described, weights)
+        name, config = described["name"], described["config"]
+        arrays = {key: value.numpy() for key, value in weights.items()}
+    except (KeyError, RecursionError, RuntimeError, TypeError, ValueError):
+        whole = False
+    if not whole or not isinstance(name, str) or not isinstance(config, dict):
+        raise EncoderError(
+            f"The comparison in {root} is not the one that was saved with the encoder (its similarity_sha256 differs): "
+            f"{CHECKPOINT_FILE} was changed."
+        )
+    return SimilarityHead(name, config, arrays)
+
+
+def _similarity_parts(head: SimilarityHead) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return what a learnt comparison adds to encoder.json, its hash included, and to the tensors of a checkpoint.
+
+    Raises:
+        EncoderError: It is larger than a checkpoint may hold, or its options are not plain JSON.
+    """
+    weights = {key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in head.tensors.items()}
+    excess = _excess(weights)
+    if excess is not None:
+        raise EncoderError(f"The comparison {head.name!r} cannot be saved: {excess}.")
+    try:  # as it will be read, so that the hash is of that
+        described = json.loads(json.dumps({"name": head.name, "config": dict(head.config)}, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncoderError(f"What describes the comparison {head.name!r} is not plain JSON ({error}).") from error
+    tensors = {_SIMILARITY_PREFIX + key: value for key, value in weights.items()}
+    return {"similarity": described, "similarity_sha256": _similarity_hash(described, weights)}, tensors
+
+
+def _excess(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Say what of a comparison's weights is out of bounds."""
+    size = sum(value.nbytes for value in weights.values())
+    if len(weights) > MAX_SIMILARITY_TENSORS or size > MAX_SIMILARITY_BYTES:
+        return (
+            f"at most {MAX_SIMILARITY_TENSORS} tensors and {MAX_SIMILARITY_BYTES:,} bytes are allowed, and it has "
+            f"{len(weights):,} and {size:,}"
+        )
+    strange = next((key for key, value in weights.items() if value.dtype != torch.float32), None)
+    return None if strange is None else f"its weights are float32, and {strange!r} is {weights[strange].dtype}"
+
+
+def _similarity_hash(described: Any, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of a comparison's name, options and weights."""
+    return fingerprint_of(described, {key: value.numpy() for key, value in weights.items()})
 
 
 def _sha256(path: Path) -> str:

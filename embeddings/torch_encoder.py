@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .backbones import build_backbone
-from .checkpoint import read_document, read_tensors, write_checkpoint
+from .checkpoint import (
+    as_array,
+    backbone_options,
+    network_tensors,
+    read_document,
+    read_similarity,
+    read_tensors,
+    write_checkpoint,
+)
 from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, fingerprint_of
 from .errors import EncoderError
 from .preprocess import Preprocess
 from .similarity import SimilarityHead
 
-# Names inside the weights file: the network's tensors, the source domain's mean vector, a learnt comparison's tensors.
-_NETWORK_PREFIX, _SOURCE_MEAN, _SIMILARITY_PREFIX = "network.", "source_mean", "similarity."
+# Names inside the weights file: the network's tensors, the source domain's mean vector.
+_NETWORK_PREFIX, _SOURCE_MEAN = "network.", "source_mean"
 
 
 class TorchEncoder(BaseEncoder):
@@ -39,7 +47,7 @@ class TorchEncoder(BaseEncoder):
             from the network where it has them. Without them the encoder works but cannot be saved.
         source_mean: Mean vector of the source domain, shape (d,), or None.
         similarity: The learnt comparison that was trained with the network, or None. It does not change a vector, so it
-            is no part of the fingerprint; a checkpoint's hash covers it.
+            is no part of the fingerprint; a checkpoint has a hash of its own for its name, options and weights.
         device: "auto" takes CUDA where there is one, else the CPU.
         training: A JSON document on how the weights came about (seed, data, settings), kept with them.
 
@@ -103,7 +111,7 @@ class TorchEncoder(BaseEncoder):
 
         Raises:
             EncoderError: The network is not of the registry, so nobody could build it again; its weights changed since
-                the encoder was made; or the folder cannot be written.
+                the encoder was made; the learnt comparison is too large; or the folder cannot be written.
         """
         if self.backbone_config is None:
             raise EncoderError(
@@ -115,7 +123,7 @@ class TorchEncoder(BaseEncoder):
                 f"The weights of {self.name!r} changed since the encoder was made: make a new TorchEncoder."
             )
         target = Path(folder)
-        tensors = {_NETWORK_PREFIX + key: value for key, value in _tensors(self.network).items()}
+        tensors = {_NETWORK_PREFIX + key: value for key, value in network_tensors(self.network).items()}
         if self.source_mean is not None:
             tensors[_SOURCE_MEAN] = torch.from_numpy(np.array(self.source_mean))
         document = {
@@ -127,11 +135,7 @@ class TorchEncoder(BaseEncoder):
             "fingerprint": self.fingerprint,
             "training": self.training,
         }
-        if self.similarity is not None:
-            document["similarity"] = {"name": self.similarity.name, "config": dict(self.similarity.config)}
-            for key, value in self.similarity.tensors.items():
-                tensors[_SIMILARITY_PREFIX + key] = torch.from_numpy(np.array(value, dtype=np.float32))
-        write_checkpoint(target, document, tensors)
+        write_checkpoint(target, document, tensors, similarity=self.similarity)
         self.spec = str(target.absolute())
         return target
 
@@ -186,12 +190,12 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
     tensors = read_tensors(root, document["format_version"], weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
-    similarity = _similarity(root, document.get("similarity"), tensors)
+    similarity = read_similarity(root, document, tensors)
     if str(backbone.get("name", "")).startswith("hf:"):
         raise EncoderError(
             f"{root / CHECKPOINT_FILE} names weights from elsewhere ({backbone['name']!r}); a checkpoint holds its own."
         )
-    network = build_backbone(str(backbone.pop("name", "")), **_options(root, backbone), seed=0)
+    network = build_backbone(str(backbone.pop("name", "")), **backbone_options(root, backbone), seed=0)
     try:
         network.load_state_dict({key.removeprefix(_NETWORK_PREFIX): value for key, value in tensors.items()})
     except RuntimeError as error:
@@ -213,18 +217,6 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         )
     encoder.spec = str(root.absolute())  # an archive remembers it, and may be opened from another working folder
     return encoder
-
-
-def _similarity(root: Path, described: Any, tensors: dict[str, torch.Tensor]) -> SimilarityHead | None:
-    """Take the learnt comparison out of a checkpoint's tensors."""
-    names = [key for key in tensors if key.startswith(_SIMILARITY_PREFIX)]
-    weights = {key.removeprefix(_SIMILARITY_PREFIX): tensors.pop(key).float().numpy() for key in names}
-    if described is None:
-        return None
-    try:
-        return SimilarityHead(str(described["name"]), dict(described["config"]), weights)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
 
 
 def wrap_module(network: nn.Module, *, device: str = "auto") -> TorchEncoder:
@@ -288,19 +280,8 @@ def device_of(network: nn.Module) -> torch.device:
 
 def weights_fingerprint(config: Mapping[str, Any], network: nn.Module, *, leave_out: Collection[str] = ()) -> str:
     """Return `fingerprint_of` a configuration and a network's weights and buffers, but for those of `leave_out`."""
-    tensors = {key: _as_array(value) for key, value in _tensors(network).items() if key not in leave_out}
+    tensors = {key: as_array(value) for key, value in network_tensors(network).items() if key not in leave_out}
     return fingerprint_of(config, tensors)
-
-
-def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the network's weights and buffers, on the CPU, each in memory of its own."""
-    return {key: value.detach().cpu().clone().contiguous() for key, value in network.state_dict().items()}
-
-
-def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
-    """Return a CPU tensor as an array; bfloat16, which NumPy lacks, as the float32 of the same value."""
-    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
 
 
 def _check_mean(mean: NDArray[np.float32] | None, dim: int) -> NDArray[np.float32] | None:
@@ -310,12 +291,3 @@ def _check_mean(mean: NDArray[np.float32] | None, dim: int) -> NDArray[np.float3
     if vector.shape != (dim,) or not np.isfinite(vector).all():
         raise EncoderError(f"source_mean must be {dim} finite numbers; got shape {vector.shape}.")
     return vector
-
-
-def _options(root: Path, backbone: dict[str, Any]) -> dict[str, Any]:
-    """Check that a checkpoint's backbone options cannot collide with build_backbone's own."""
-    if "seed" in backbone or not all(isinstance(key, str) for key in backbone):
-        raise EncoderError(
-            f"{root / CHECKPOINT_FILE} is no checkpoint description (backbone options {sorted(backbone)})."
-        )
-    return backbone

@@ -20,6 +20,9 @@ from .label_states import UNKNOWN, label_states
 from .labels import Groups, Label, Labels, patient_list
 from .sampler import CLASS_DRAWS, SUPPORT_DRAWS, Indices
 
+States = NDArray[np.int8]
+Mask = NDArray[np.bool_]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MultiLabelEpisode:
@@ -35,9 +38,9 @@ class MultiLabelEpisode:
 
     classes: tuple[Label, ...]
     support: Indices
-    support_labels: NDArray[np.int8]
+    support_labels: States
     query: Indices
-    query_labels: NDArray[np.int8]
+    query_labels: States
 
 
 class MultiLabelEpisodeSampler:
@@ -222,9 +225,7 @@ class MultiLabelEpisodeSampler:
             f"take other classes."
         )
 
-    def _draw_support(
-        self, rng: np.random.Generator, chosen: Indices, states: NDArray[np.int8], clear: NDArray[np.bool_]
-    ) -> Indices | str:
+    def _draw_support(self, rng: np.random.Generator, chosen: Indices, states: States, clear: Mask) -> Indices | str:
         """Return the support's rows in ascending order, or what it lacked."""
         used = np.zeros(self._n_patients, dtype=np.bool_)
         shots = np.zeros(self.n_way, dtype=np.intp)
@@ -260,12 +261,7 @@ class MultiLabelEpisodeSampler:
         return np.sort(taken)
 
     def _draw_query(
-        self,
-        rng: np.random.Generator,
-        chosen: Indices,
-        states: NDArray[np.int8],
-        clear: NDArray[np.bool_],
-        support: Indices,
+        self, rng: np.random.Generator, chosen: Indices, states: States, clear: Mask, support: Indices
     ) -> Indices | str:
         """Return the queries' rows in ascending order, or what they lacked."""
         barred = np.zeros(self._n_patients, dtype=np.bool_)

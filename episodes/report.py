@@ -169,7 +169,7 @@ class Report:
             title: Heading of the page; by default the classifier's name.
 
         Returns:
-            HTML. `episodes.report_page.render` sets baselines beside it.
+            HTML. `episodes.report_page.render_reports` sets baselines beside it.
         """
         from .report_page import render_reports
 

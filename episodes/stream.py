@@ -1,4 +1,7 @@
-"""Episodes as batches of pixels, from memory or from files, in buffers that are used again: what training eats."""
+"""Episodes as batches of pixels, from memory or from files, in buffers used again: for a training loop of one's own.
+
+`fewshot.train` does not go through `EpisodeStream`; it is built from the same parts, `PixelBatches` and samplers.
+"""
 
 from __future__ import annotations
 

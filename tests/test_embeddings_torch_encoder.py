@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import struct
@@ -12,9 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from embeddings import Encoder, EncoderError, Preprocess, TorchEncoder, build_backbone, load_checkpoint, load_encoder
+from embeddings import (
+    Encoder,
+    EncoderError,
+    Preprocess,
+    SimilarityHead,
+    TorchEncoder,
+    build_backbone,
+    load_checkpoint,
+    load_encoder,
+)
+from embeddings import checkpoint as checkpoint_module
+from embeddings.checkpoint import MAX_SIMILARITY_BYTES, MAX_SIMILARITY_TENSORS
 
 IMAGES = [np.random.default_rng(seed).random((40, 50)) for seed in range(7)]
 SMALL = Preprocess(size=(32, 32))
@@ -226,6 +239,136 @@ def test_no_pickle_is_ever_loaded(tmp_path: Path) -> None:
     assert not mark.exists()
     pickle.loads(plain)
     assert mark.exists()  # the bomb would have worked
+
+
+# --- learnt comparisons ----------------------------------------------------------------------------------------------
+
+ATTENTION = SimilarityHead("attention", {"temperature": 0.1})
+WEIGHTED = SimilarityHead(
+    "weighted-l1",
+    {"unit_length": True, "shape": (2, 4), "of": {"10": 1.5, "2": None}},
+    {"weight": np.arange(8, dtype=np.float32), "bias": np.array(0.25, dtype=np.float32)},
+)
+
+
+@pytest.mark.parametrize("head", [ATTENTION, WEIGHTED], ids=lambda head: head.name)
+def test_a_learnt_comparison_travels_with_its_encoder(tmp_path: Path, head: SimilarityHead) -> None:
+    encoder = small_encoder(similarity=head)
+    assert encoder.fingerprint == small_encoder().fingerprint
+    found = load_checkpoint(encoder.save(tmp_path)).similarity
+    assert found is not None and found.name == head.name
+    assert found.config == json.loads(json.dumps(head.config))
+    assert found.tensors.keys() == head.tensors.keys()
+    for name, tensor in head.tensors.items():
+        assert found.tensors[name].dtype == np.float32 and found.tensors[name].shape == tensor.shape
+        np.testing.assert_array_equal(found.tensors[name], tensor)
+    again = TorchEncoder(build_backbone("conv4", width=8, seed=0), SMALL, name="again", similarity=found)
+    hashes = {described(encoder.save(tmp_path / "a"))["similarity_sha256"] for encoder in (encoder, again)}
+    assert len(hashes) == 1  # what was loaded is saved under the same hash
+    assert load_checkpoint(small_encoder().save(tmp_path)).similarity is None
+    assert "similarity_sha256" not in described(tmp_path)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "encoder.json").read_text())
+    return document
+
+
+def drop_fields(folder: Path, *names: str) -> None:
+    kept = {key: value for key, value in described(folder).items() if key not in names}
+    (folder / "encoder.json").write_text(json.dumps(kept))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change the weights as one would who knows the hash of the file, but not that of the comparison."""
+    tensors = load_file(weights_of(folder))
+    change(tensors)
+    weights_of(folder).unlink()
+    save_file(tensors, folder / "new")
+    sha256 = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
+    (folder / "new").rename(folder / f"weights-{sha256[:12]}.safetensors")
+    change_json(folder, weights_sha256=sha256)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: change_json(f, similarity={"name": "attention", "config": {"temperature": 0.5}}),
+        lambda f: change_json(f, similarity={"name": "attention", "config": {}}),
+        lambda f: change_json(f, similarity={"name": "weighted-l1", "config": {"temperature": 0.1}}),
+        lambda f: change_json(f, similarity={"name": "attention", "config": {"temperature": 0.1}, "more": 1}),
+        lambda f: change_json(f, similarity={"name": "attention", "config": [["temperature", 0.1]]}),
+        lambda f: change_json(f, similarity={"name": "attention"}),
+        lambda f: change_json(f, similarity={"name": "attention", "config": {"temperature": float("nan")}}),
+        lambda f: change_json(f, similarity=[1]),
+        lambda f: change_json(f, similarity=None),
+        lambda f: change_json(f, similarity_sha256="0" * 64),
+        lambda f: drop_fields(f, "similarity"),
+        lambda f: drop_fields(f, "similarity_sha256"),
+        lambda f: change_tensors(f, lambda tensors: tensors.update({"similarity.weight": torch.ones(8)})),
+    ],
+)
+def test_a_comparison_that_was_changed_is_refused(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    folder = small_encoder(similarity=ATTENTION).save(tmp_path / "enc")
+    change(folder)
+    message = (
+        r"The comparison in .*enc is not the one that was saved with the encoder \(its similarity_sha256 differs\)"
+    )
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_encoder(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["similarity.weight"].add_(1),
+        lambda tensors: tensors.update({"similarity.bias": torch.ones(1)}),
+        lambda tensors: tensors.update({"similarity.scale": tensors.pop("similarity.weight")}),
+        lambda tensors: tensors.pop("similarity.bias"),
+        lambda tensors: tensors.update({"similarity.more": torch.ones(1)}),
+    ],
+)
+def test_weights_of_a_comparison_that_were_changed_are_refused(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    folder = small_encoder(similarity=WEIGHTED).save(tmp_path)
+    change_tensors(folder, lambda tensors: None)
+    assert load_checkpoint(folder).similarity is not None  # what the change itself does not break
+    change_tensors(folder, change)
+    with pytest.raises(EncoderError, match="is not the one that was saved with the encoder"):
+        load_checkpoint(folder)
+
+
+def test_weights_of_a_comparison_that_nothing_describes_are_refused(tmp_path: Path) -> None:
+    folder = small_encoder(similarity=WEIGHTED).save(tmp_path)
+    drop_fields(folder, "similarity", "similarity_sha256")
+    with pytest.raises(EncoderError, match="is not the one that was saved with the encoder"):
+        load_checkpoint(folder)
+
+
+def test_a_crafted_comparison_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = np.zeros(1, dtype=np.float32)
+    many = SimilarityHead("x", {}, {f"t{i}": tiny for i in range(MAX_SIMILARITY_TENSORS + 1)})
+    large = SimilarityHead("x", {}, {"t": np.zeros(MAX_SIMILARITY_BYTES // 4 + 1, dtype=np.float32)})
+    just = SimilarityHead("x", {}, {f"t{i}": tiny for i in range(MAX_SIMILARITY_TENSORS)})
+    assert load_checkpoint(small_encoder(similarity=just).save(tmp_path)).similarity is not None
+    allowed = "at most 64 tensors and 67,108,864 bytes are allowed, and it has"
+    for head, found in ((many, "65 and 260"), (large, "1 and 67,108,868")):
+        with pytest.raises(EncoderError, match=rf"^The comparison 'x' cannot be saved: {allowed} {found}\.$"):
+            small_encoder(similarity=head).save(tmp_path / "none")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_module, "MAX_SIMILARITY_TENSORS", 10**9)
+            patch.setattr(checkpoint_module, "MAX_SIMILARITY_BYTES", 10**9)
+            folder = small_encoder(similarity=head).save(tmp_path / "crafted")
+        with pytest.raises(
+            EncoderError, match=rf"The comparison in .* is none that radshot saved: {allowed} {found}\.$"
+        ):
+            load_checkpoint(folder)
+    folder = small_encoder(similarity=WEIGHTED).save(tmp_path)
+    change_tensors(folder, lambda tensors: tensors.update({"similarity.bias": torch.ones(1, dtype=torch.complex64)}))
+    with pytest.raises(EncoderError, match=r"its weights are float32, and 'bias' is torch\.complex64\.$"):
+        load_checkpoint(folder)
+    with pytest.raises(EncoderError, match="What describes the comparison 'x' is not plain JSON"):
+        small_encoder(similarity=SimilarityHead("x", {"t": np.float32(1)})).save(tmp_path)
 
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import threading
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from episodes import EpisodeError
+from episodes import EpisodeError, pixel_file
 from episodes.decoding import FileDecoder
 from episodes.pixel_cache import PixelCache
 
@@ -140,7 +142,21 @@ def test_a_run_that_is_killed_leaves_nothing_half_written(files: list[Path], tmp
     assert np.array_equal(after.pixels, PIXELS)
 
 
-@pytest.mark.parametrize("damage", ["cut record", "no record", "cut pixels", "another's record", "not a record"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut record",
+        "no record",
+        "cut pixels",
+        "zeroed pixels",
+        "another's record",
+        "not a record",
+        "nested record",
+        "record without checksums",
+        "record with too few checksums",
+        "record of more images",
+    ],
+)
 def test_damage_is_noticed(damage: str, files: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     with kept_in(folder, files, Counting()) as cache:
@@ -155,6 +171,18 @@ def test_damage_is_noticed(damage: str, files: list[Path], tmp_path: Path) -> No
     elif damage == "cut pixels":
         with pixels.open("r+b") as stream:
             stream.truncate(1000)
+    elif damage == "zeroed pixels":
+        pixels.write_bytes(bytes(pixels.stat().st_size))
+    elif damage == "nested record":
+        record.write_text("[" * 100_000)
+    elif damage == "record without checksums":
+        record.write_text(json.dumps({key: value for key, value in json.loads(text).items() if key != "crc32"}))
+    elif damage == "record with too few checksums":
+        known = json.loads(text)
+        record.write_text(json.dumps({**known, "crc32": known["crc32"][8:]}))
+    elif damage == "record of more images":
+        known = json.loads(text)
+        record.write_text(json.dumps({**known, "decoded": known["decoded"] + "ff"}))
     elif damage == "another's record":
         record.write_text(json.dumps({**json.loads(text), "key": "0" * 64}))
     else:
@@ -163,6 +191,50 @@ def test_damage_is_noticed(damage: str, files: list[Path], tmp_path: Path) -> No
     after = kept_in(folder, files, decode)
     after.fill()
     assert len(decode.asked) == 30 and np.array_equal(after.pixels, PIXELS)
+
+
+def test_only_the_images_whose_pixels_changed_are_decoded_again(files: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    files[5].write_bytes(b"no image")
+    with kept_in(folder, files, Counting()) as cache:
+        cache.ensure(np.arange(20))
+        cache.save()
+        cache.ensure(np.arange(20, 28))  # recorded by another save, the last two images never
+    (pixels,) = folder.glob("*.u8")
+    held = bytearray(pixels.read_bytes())
+    held[3 * 140] ^= 1  # the first pixel of image 3
+    held[25 * 140 - 1] ^= 128  # the last of image 24
+    held[26 * 140 : 28 * 140] = bytes(2 * 140)
+    pixels.write_bytes(held)
+    for damaged in ([3, 24, 26, 27], []):  # and what was mended stays so
+        decode = Counting()
+        with kept_in(folder, files, decode) as after:
+            assert after.kept.tolist() == [i for i in range(28) if i not in (5, *damaged)] and not after.complete
+            after.ensure(np.arange(28))
+            assert sorted(decode.asked) == sorted(f"{i}.png" for i in damaged)
+            assert np.array_equal(after.pixels[after.kept], PIXELS[after.kept]) and len(after.refused) == 1
+
+
+def test_a_record_reads_only_the_images_that_are_new(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed: list[int] = []
+
+    def crc32(pixels: np.ndarray) -> int:
+        summed.append(int(np.flatnonzero((pixels == PIXELS).all((1, 2)))[0]))
+        return zlib.crc32(pixels)
+
+    monkeypatch.setattr(pixel_file, "zlib", SimpleNamespace(crc32=crc32))
+    with kept_in(tmp_path, files, Counting()) as cache:
+        for rows in ([4, 2, 9], [2, 7], []):
+            cache.ensure(np.array(rows, dtype=np.intp))
+            cache.save()
+    assert summed == [2, 4, 9, 7]
+    summed.clear()
+    with kept_in(tmp_path, files, Counting()) as cache:
+        assert summed == [2, 4, 7, 9]  # each once when the file is opened
+        cache.ensure(np.arange(9))
+    assert summed == [2, 4, 7, 9, 0, 1, 3, 5, 6, 8]
 
 
 def test_options_that_do_not_fit_are_refused(files: list[Path], tmp_path: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from embeddings.conv4 import Conv4
+from embeddings.backbone import Backbone
 from fewshot import TrainingConfig, memory, train, training
 from fewshot.augmentation import NO_AUGMENTATION, STRONG_AUGMENTATION, Augmentation
 from fewshot.memory import kept_memory
@@ -78,14 +78,14 @@ def test_the_backbone_computes_in_the_precision_asked_for(
     monkeypatch: pytest.MonkeyPatch, precision: str, method: str
 ) -> None:
     seen: list[tuple[bool, bool, torch.dtype]] = []
-    original = Conv4.forward
+    original = Backbone.forward
 
-    def forward(self: Conv4, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: Backbone, images: torch.Tensor) -> torch.Tensor:
         vectors = original(self, images)
         seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), vectors.dtype))
         return vectors
 
-    monkeypatch.setattr(Conv4, "forward", forward)
+    monkeypatch.setattr(Backbone, "forward", forward)
     config = replace(TINY, method=method, precision=precision, batch_size=6)
     result = train(IMAGES, LABELS, config=config, device="cpu")
     half = precision == "bf16"
@@ -94,6 +94,7 @@ def test_the_backbone_computes_in_the_precision_asked_for(
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
     assert [how[1:] for how in seen if how[0]] == [(half, dtype)] * config.episodes
     # What looks at the finished network, and the encoder itself, compute in float32.
+    assert {how[1:] for how in seen if not how[0]} == {(False, torch.float32)}
     before = len(seen)
     vectors = result.encoder.encode(list(IMAGES[:3]))
     assert [how[1:] for how in seen[before:]] == [(False, torch.float32)]
@@ -139,7 +140,6 @@ class Library:
         self.calls: list[str] = []
 
     def mallopt(self, parameter: int, value: int) -> int:
-        ctypes.c_int(value)
         assert -(2**31) <= value < 2**31, "mallopt takes a C int"
         self.options[parameter] = value
         self.calls.append("mallopt")
@@ -195,12 +195,12 @@ def test_a_setting_of_the_users_is_left_alone(library: Library, monkeypatch: pyt
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda *_: pytest.fail("glibc is of Linux"))
+    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda *_: pytest.fail("glibc is of Linux")))
     with kept_memory():
         pass
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda *_: object())  # musl, say: it has neither function
+    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda *_: object()))  # musl, say: without the functions
     with kept_memory():
         pass
 
