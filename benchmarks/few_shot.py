@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tasks import SEEN_LOCATIONS, Images, brain_tumor, episodes_of, medical_mnist, medpix, quoted, t4_target, t5_target
+from tasks import Images, brain_tumor, episodes_of, medical_mnist, medpix, medpix_cases, t4_target, t5_source, t5_target
 
 from embeddings import Encoder, TorchEncoder, build_backbone, load_encoder
 from episodes import Report, compare, evaluate
@@ -52,30 +51,17 @@ def both(config: TrainingConfig) -> dict[str, TrainingConfig]:
     }
 
 
-def medpix_train(columns: tuple[str, ...], where: str = "1") -> Images:
-    """MedPix's training split."""
-    return medpix(f"split = 'train' AND {where}", columns)
-
-
-def medpix_cases() -> Images:
-    """MedPix's training split with the case as the class: what tells one patient's images from another's."""
-    source = medpix_train(("split_group",))
-    counts = Counter(source.labels)
-    kept = [i for i, label in enumerate(source.labels) if counts[label] > 1]
-    return Images([source.images[i] for i in kept], [source.labels[i] for i in kept], [f"image {i}" for i in kept])
-
-
 SMALL_SOURCE = TrainingConfig(episodes=250, learning_rate=1e-3, validation_every=25, augmentation=MILD)
 ROWS = {
     "T5": Row(
         "T5, source medpix2 seen locations",
-        lambda: medpix_train(("location", "modality"), f"location IN ({quoted(SEEN_LOCATIONS)})"),
+        t5_source,
         t5_target,
         both(SMALL_SOURCE),
     ),
     "T4-other": Row(
         "T4, source without brain_tumor_mri",
-        lambda: medpix_train(("location", "modality", "plane")) + medical_mnist(),
+        lambda: medpix("split = 'train'", ("location", "modality", "plane")) + medical_mnist(),
         t4_target,
         both(replace(SMALL_SOURCE, episodes=500, n_query=3)),
     ),
