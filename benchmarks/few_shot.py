@@ -1,8 +1,8 @@
-"""T4 and T5: raw pixels, HOG, an untrained network and the trained prototypical encoder on the same episodes.
+"""T2, T4 and T5: raw pixels, HOG, an untrained network and the trained encoder on the same episodes.
 
     RADSHOT_DATA=... python benchmarks/few_shot.py --out runs/few_shot
 
-Trains the three source encoders (an interrupted run takes up those that are finished), evaluates every row on the same
+Trains the source encoders (an interrupted run takes up those that are finished), evaluates every row on the same
 600 episodes, and prints the tables of benchmarks/RESULTS.md; everything also goes to few_shot.json in the folder.
 """
 
@@ -17,7 +17,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tasks import Images, brain_tumor, episodes_of, medical_mnist, medpix, medpix_cases, t4_target, t5_source, t5_target
+from tasks import (
+    Images,
+    brain_tumor,
+    episodes_of,
+    medical_mnist,
+    medpix,
+    medpix_cases,
+    t2_source,
+    t2_target,
+    t4_target,
+    t5_source,
+    t5_target,
+)
 
 from embeddings import Encoder, TorchEncoder, build_backbone, load_encoder
 from episodes import Report, compare, evaluate
@@ -80,6 +92,21 @@ ROWS = {
             )
         ),
     ),
+    "T2": Row(
+        "T2, source medpix2, brain_tumor_mri and medical_mnist without chest X-rays",
+        t2_source,
+        t2_target,
+        {
+            "supervised, 96 px, pooled": TrainingConfig(
+                method="supervised",
+                backbone_config=POOLED,
+                image_size=96,
+                episodes=1500,
+                validation_every=250,
+                augmentation=MILD,
+            )
+        },
+    ),
     "T4-same": Row(
         "T4, source brain_tumor_mri folds 0-3",
         lambda: brain_tumor("fold < 4"),
@@ -133,7 +160,7 @@ def main() -> None:
         encoders: dict[str, Encoder] = {}
         for kind, config in row.configs.items():
             ours, seconds = trained(f"{key}-{kind}", row, config, options.out, options.seed)
-            encoders[f"trained prototypical, {kind}, {seconds:.0f} s"] = ours
+            encoders[f"trained, {kind}, {seconds:.0f} s"] = ours
         source = row.source().images
         centers = {name: encoder.source_mean for name, encoder in encoders.items()}
         for kind, config in row.configs.items():
