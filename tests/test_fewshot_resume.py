@@ -351,3 +351,42 @@ def test_the_number_of_processes_must_be_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(TrainingError, match=r"^WORLD_SIZE must be the number of processes .*; got 'two'\.$"):
         run()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+import fewshot.stage
+fewshot.stage.STATE_SECONDS = 0.0
+from dataclasses import replace
+from pathlib import Path
+from test_fewshot_resume import CONFIG, run
+from fewshot.training_state import STATE_FILE
+out = Path(sys.argv[1])
+config = replace(CONFIG, episodes=300, pretraining="simclr", pretraining_episodes=100, validation_every=20)
+run(config, out=out, resume=(out / STATE_FILE).exists())
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+    rng = np.random.default_rng(0)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, str(script), str(tmp_path / "whole")]
+    subprocess.run(whole, env=environment, check=True, timeout=300)
+    killed = 0
+    for _ in range(40):
+        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cut")], env=environment)
+        try:
+            assert process.wait(timeout=4 + 6 * rng.random()) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+    assert killed >= 2
+    ours, theirs = (load_encoder(tmp_path / name, device="cpu") for name in ("cut", "whole"))
+    assert ours.fingerprint == theirs.fingerprint

@@ -365,9 +365,7 @@ def test_inputs_that_cannot_be_meant(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_the_backbone_is_found_before_the_training() -> None:
     config = replace(QUICK, backbone_config={"width": 8, "pooling": "flatten", "image_size": 64})
-    with pytest.raises(
-        TrainingError, match=r"of 32 x 32 pixels, and was built for 128 numbers: do its image_"
-    ):
+    with pytest.raises(TrainingError, match=r"of 32 x 32 pixels, and was built for 128 numbers: do its image_"):
         run(config)
     assert run(replace(config, backbone_config={"width": 8, "pooling": "flatten"}, image_size=SIDE)).encoder.dim == 32
     with pytest.raises(TrainingError, match=r"^The backbone does not take images of 32 x 32 pixels: .+\.$"):
@@ -381,9 +379,7 @@ def test_labels_and_patients_that_are_not_there() -> None:
     with pytest.raises(TrainingError, match=r"^Every image needs its patient, or none of them: image 0 has None\.$"):
         train(IMAGES, LABELS, groups=[None] * len(LABELS), config=replace(QUICK, method="supervised"))
     for labels in ([None] * len(LABELS), ["a"] * len(LABELS)):
-        with pytest.raises(
-            TrainingError, match=r"^Supervised training needs at least 2 classes; .* have [01]\.$"
-        ):
+        with pytest.raises(TrainingError, match=r"^Supervised training needs at least 2 classes; .* have [01]\.$"):
             train(IMAGES, labels, config=replace(QUICK, method="supervised", validation="none"), device="cpu")
 
 
