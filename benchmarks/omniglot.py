@@ -31,6 +31,8 @@ CONV4: dict[str, object] = {"pooling": "flatten", "image_size": 28}
 #: For the relation module, which compares maps: two of the four blocks halve the image, 64 maps of 7 x 7 are left.
 CONV4_MAPS: dict[str, object] = {**CONV4, "pools": 2}
 EPISODES, QUERIES = 1000, 15
+#: Fewer episodes by number of ways for the head that compares every query with every class by a network, on a CPU.
+FEWER = {"relation": {5: 300, 20: 60}}
 
 #: Episodes of very many ways and a single query: the more classes a step tells apart, the better (tuned on val).
 PROTOTYPICAL = TrainingConfig(
@@ -125,7 +127,8 @@ def main() -> None:
         cells = []
         for n_way in (5, 20):
             for k_shot in (1, 5):
-                sampler = EpisodeSampler(test[1], n_way, k_shot, QUERIES, n_episodes=EPISODES, seed=0)
+                count = FEWER.get(name, {}).get(n_way, EPISODES)
+                sampler = EpisodeSampler(test[1], n_way, k_shot, QUERIES, n_episodes=count, seed=0)
                 report = evaluate(make_head(head, similarity=encoder.similarity), vectors, test[1], sampler, name=name)
                 cells.append(f"{100 * report.episode_mean:.2f} ± {100 * (report.episode_interval or 0):.2f}")
                 results.append({"method": name, "training": encoder.training["config"], **report.to_dict()})
