@@ -21,6 +21,7 @@ from tasks import (
     Images,
     brain_tumor,
     episodes_of,
+    meaning,
     medical_mnist,
     medpix,
     medpix_cases,
@@ -63,7 +64,9 @@ def both(config: TrainingConfig) -> dict[str, TrainingConfig]:
     }
 
 
-SMALL_SOURCE = TrainingConfig(episodes=250, learning_rate=1e-3, validation_every=25, augmentation=MILD)
+SMALL_SOURCE = TrainingConfig(
+    method="prototypical", episodes=250, learning_rate=1e-3, validation_every=25, augmentation=MILD
+)
 ROWS = {
     "T5": Row(
         "T5, source medpix2 seen locations",
@@ -83,6 +86,7 @@ ROWS = {
         t4_target,
         both(
             TrainingConfig(
+                method="prototypical",
                 n_way=40,
                 k_shot=1,
                 n_query=1,
@@ -111,7 +115,16 @@ ROWS = {
         "T4, source brain_tumor_mri folds 0-3",
         lambda: brain_tumor("fold < 4"),
         t4_target,
-        both(TrainingConfig(episodes=4000, n_query=10, learning_rate=5e-3, validation_every=250, augmentation=STRONG)),
+        both(
+            TrainingConfig(
+                method="prototypical",
+                episodes=4000,
+                n_query=10,
+                learning_rate=5e-3,
+                validation_every=250,
+                augmentation=STRONG,
+            )
+        ),
     ),
 }
 
@@ -122,7 +135,7 @@ def trained(key: str, row: Row, config: TrainingConfig, out: Path, seed: int) ->
     folder = out / f"{key}-seed{seed}"
     if (folder / "encoder.json").exists():
         old = load_encoder(folder)
-        if isinstance(old, TorchEncoder) and old.training["config"] == json.loads(json.dumps(config.to_dict())):
+        if isinstance(old, TorchEncoder) and meaning(old.training["config"]) == meaning(config.to_dict()):
             return old, float(old.training["history"][-1]["seconds"])
     source = row.source()
     began = time.monotonic()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from tasks import (
     Images,
     brain_tumor,
     episodes_of,
+    meaning,
     medpix_cases,
     t2_source,
     t2_target,
@@ -89,11 +90,11 @@ BACKBONES: dict[str, tuple[dict[str, object], float | None, float, int]] = {
 SECOND_STAGE = 5
 SIAMESE = ("logistic", "contrastive", "triplet", "supcon", "multi-similarity", "proxy-anchor")
 METHODS: dict[str, dict[str, object]] = {
-    "prototypical": {},
+    "prototypical": {"method": "prototypical"},
     **{f"siamese, {loss}": {"method": "siamese", "loss": loss} for loss in SIAMESE},
     "supervised": {"method": "supervised"},
-    "supervised + prototypical": {"pretraining": "supervised"},
-    "SimCLR + prototypical": {"pretraining": "simclr"},
+    "supervised + prototypical": {"method": "prototypical", "pretraining": "supervised"},
+    "SimCLR + prototypical": {"method": "prototypical", "pretraining": "simclr"},
 }
 #: On the two larger networks, which take minutes per cell on a CPU.
 FEWER = (
@@ -115,7 +116,7 @@ def config_of(task: Task, backbone: str, method: str, seed: int) -> TrainingConf
         task.config,
         backbone=backbone,
         backbone_config=options,
-        temperature=temperature if changes.get("method", "prototypical") == "prototypical" else None,
+        temperature=temperature if changes["method"] == "prototypical" else None,
         learning_rate=rate / SECOND_STAGE if staged else rate,
         pretraining_rate=rate,
         batch_size=30 if changes.get("pretraining") == "simclr" else 60,  # SimCLR sees every image twice
@@ -149,13 +150,6 @@ def trained(key: str, backbone: str, method: str, out: Path, seed: int) -> Torch
     seconds = seconds_of(training.encoder)
     print(f"{key}, {backbone}, {method}: {seconds:.0f} s, held-out accuracy {training.best_accuracy}", flush=True)
     return training.encoder
-
-
-def meaning(config: Mapping[str, object]) -> dict[str, object]:
-    """A configuration's options as JSON has them, without those of a first stage where there is none."""
-    plain: dict[str, object] = json.loads(json.dumps(dict(config)))
-    staged = plain["pretraining"] is not None
-    return {name: value for name, value in plain.items() if staged or not name.startswith("pretraining")}
 
 
 def seconds_of(encoder: TorchEncoder) -> float:

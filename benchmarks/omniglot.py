@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tasks import data_folder
+from tasks import data_folder, meaning
 
 from embeddings import TorchEncoder, load_encoder
 from episodes import EpisodeSampler, evaluate
@@ -36,6 +36,7 @@ FEWER = {"relation": {5: 300, 20: 60}}
 
 #: Episodes of very many ways and a single query: the more classes a step tells apart, the better (tuned on val).
 PROTOTYPICAL = TrainingConfig(
+    method="prototypical",
     backbone_config=CONV4,
     n_way=240,
     k_shot=1,
@@ -50,7 +51,7 @@ PROTOTYPICAL = TrainingConfig(
 #: Name -> (how it is trained, the head it is tested with).
 METHODS: dict[str, tuple[TrainingConfig, str]] = {
     "prototypical": (PROTOTYPICAL, "prototypes-euclidean"),
-    "siamese, supcon": (replace(PROTOTYPICAL, method="siamese", episodes=1200), "siamese"),
+    "siamese, supcon": (replace(PROTOTYPICAL, method="siamese", loss="supcon", episodes=1200), "siamese"),
     "siamese, logistic": (replace(PROTOTYPICAL, method="siamese", loss="logistic", episodes=1200), "siamese"),
     "matching": (replace(PROTOTYPICAL, method="matching", episodes=1200), "matching"),
     "relation": (
@@ -95,7 +96,7 @@ def trained(
     folder = out / name.replace(", ", "-")
     if (folder / "encoder.json").exists():
         old = load_encoder(folder)
-        if isinstance(old, TorchEncoder) and old.training["config"] == json.loads(json.dumps(config.to_dict())):
+        if isinstance(old, TorchEncoder) and meaning(old.training["config"]) == meaning(config.to_dict()):
             return old
     resume = (folder / STATE_FILE).exists()
     return train(images, labels, config=config, out=folder, progress=True, resume=resume).encoder

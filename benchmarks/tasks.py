@@ -6,10 +6,11 @@ episodes, seed 0. Sources never hold an image of the target.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def medpix_cases() -> Images:
     counts = Counter(source.labels)
     kept = [i for i, label in enumerate(source.labels) if counts[label] > 1]
     return Images([source.images[i] for i in kept], [source.labels[i] for i in kept], [f"image {i}" for i in kept])
+
+
+def meaning(config: Mapping[str, object]) -> dict[str, object]:
+    """A training's options as JSON has them, without those that its method does not look at."""
+    plain: dict[str, object] = json.loads(json.dumps(dict(config)))
+    unused = set() if "siamese" in (plain["method"], plain["pretraining"]) else {"loss", "mining"}
+    if plain["pretraining"] is None:
+        unused |= {name for name in plain if name.startswith("pretraining_")}
+    return {name: value for name, value in plain.items() if name not in unused}
 
 
 def episodes_of(target: Images, k_shot: int) -> EpisodeSampler:

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from .simclr import SimCLRNetwork
     from .supervised import SupervisedNetwork
     from .training import Training, train
-    from .training_config import METHODS, TrainingConfig, TrainingError
+    from .training_config import METHODS, PRETRAINING, SIAMESE_LOSSES, TrainingConfig, TrainingError
 
 __all__ = [
     "HEADS",
     "METHODS",
+    "PRETRAINING",
+    "SIAMESE_LOSSES",
     "Augmentation",
     "ComparisonSet",
     "EpisodeTargets",
@@ -63,6 +65,8 @@ __all__ = [
 _HOME = {
     "HEADS": "registry",
     "METHODS": "training_config",
+    "PRETRAINING": "training_config",
+    "SIAMESE_LOSSES": "training_config",
     "Augmentation": "augmentation",
     "ComparisonSet": "comparison",
     "EpisodeTargets": "networks",

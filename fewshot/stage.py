@@ -102,9 +102,13 @@ class Stage:
             else f"{config.episodes:,} batches of {min(config.batch_size, len(plan.train)):,} images"
         )
         loss = f" ({config.loss})" if config.method == "siamese" else ""
-        held = "nothing held out" if not self.layout.validation else (
-            f"{len(plan.held_out)} classes held out" if plan.kind == "classes" else "patients held out"
-        )  # fmt: skip
+        if not self.layout.validation:
+            held = "nothing held out"
+        elif plan.kind == "classes":
+            held = f"{len(plan.held_out)} classes held out"
+        else:
+            known = self.source.groups is not None
+            held = "patients held out" if known else "images held out, since patients are unknown"
         many = f", {self.devices.count} processes" if self.devices.count > 1 else ""
         precision = "bfloat16" if self.half else "float32"
         return (

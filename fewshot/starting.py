@@ -50,7 +50,7 @@ def config_from(start: TorchEncoder, config: TrainingConfig) -> TrainingConfig:
             f"Training starts from {start.name}, whose backbone is {name!r}, and the configuration asks for "
             f"{config.backbone!r}: leave one of the two out."
         )
-    return replace(config, backbone=name, backbone_config=backbone)
+    return replace(config, backbone=name, backbone_config=backbone, image_size=max(16, start.preprocess.size[0]))
 
 
 def fresh_backbone(config: TrainingConfig) -> tuple[nn.Module, Preprocess | None]:

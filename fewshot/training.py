@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from embeddings import TorchEncoder
@@ -22,9 +24,9 @@ from .pixels import load_pixels
 from .progress import TrainingProgress
 from .stage import Stage
 from .starting import check_fit, config_from, fresh_backbone, image_channels, make_folder, starting_encoder
-from .training_config import METHODS, UNLABELLED, TrainingConfig, TrainingError
+from .training_config import METHODS, UNLABELLED, TrainingConfig, TrainingError, TrainingLocked
 from .training_log import TrainingLog
-from .training_state import TrainingState, check_same, data_hash, read_state, remove_state
+from .training_state import LOCK_FILE, TrainingState, check_same, data_hash, read_state, remove_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,8 +86,8 @@ def train(
         groups: n patients. Support and query of a training episode never share one.
         config: How to train; the defaults suit a few thousand images on a CPU.
         out: Folder for the checkpoint; nothing is written without it.
-        init: A checkpoint, or an encoder, to start from. Its backbone and its preprocessing are kept; those of `config`
-            do not count.
+        init: A checkpoint, an encoder, or a transformers model ("hf:<id or folder>") to start from. Its backbone and
+            its preprocessing are kept: the image size of `config` does not count, another backbone in it is refused.
         device: "auto", "cpu" or "cuda".
         progress: Whether to say on standard error what is going to be done and for how long, with a bar on a terminal.
         resume: Go on with the interrupted training in `out`; everything else must be as it was.
@@ -102,16 +104,23 @@ def train(
         EpisodeError: Too few patients or classes for the episodes asked for.
     """
     config = config or TrainingConfig()
+    if not isinstance(config, TrainingConfig):
+        raise TrainingError(f"config must be a TrainingConfig; got {type(config).__name__}.")
     _check_lists(images, labels, groups, config)
     folder = None if out is None else Path(out)
     if (resume or finish) and folder is None:
         raise TrainingError("Resuming needs the folder of the interrupted training: give out.")
+    state = read_state(folder) if (resume or finish) and folder is not None else None
     if folder is not None:
         make_folder(folder)
-    state = read_state(folder) if (resume or finish) and folder is not None else None
     devices = Devices(device)
     shown = progress and devices.is_main
-    with kept_memory(), torch.random.fork_rng(), TrainingProgress(shown=shown) as bar:
+    with (
+        _only_writer(folder if devices.is_main else None),
+        kept_memory(),
+        torch.random.fork_rng(),
+        TrainingProgress(shown=shown) as bar,
+    ):
         torch.manual_seed(config.seed)
         start = starting_encoder(init)
         if start is not None:
@@ -144,11 +153,32 @@ def train(
         )
         log.close()
         training = _finish(stage, source, cache.refused)
-    if folder is not None and devices.is_main:
-        training.encoder.save(folder)
-        remove_state(folder)
+        if folder is not None and devices.is_main:
+            training.encoder.save(folder)
+            remove_state(folder)
     devices.wait()
     return training
+
+
+@contextmanager
+def _only_writer(folder: Path | None) -> Iterator[None]:
+    """Keep other trainings out of a folder until the block ends."""
+    if folder is None:
+        yield
+        return
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingLocked(f"Another training is writing to {folder}: wait for it, or give another folder.") from None
+    except OSError as error:
+        raise TrainingError(f"The checkpoint folder {folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            (folder / LOCK_FILE).unlink()
 
 
 def _run_stages(

@@ -29,12 +29,16 @@ class TrainingError(ValueError):
     """Training cannot be done as asked."""
 
 
+class TrainingLocked(TrainingError):
+    """Another training is writing to the same folder."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Options of `train`.
 
     Attributes:
-        method: One of `METHODS`.
+        method: "prototypical", "siamese", "matching", "relation", "multilabel", "supervised" or "simclr" (`METHODS`).
         backbone: A name `build_backbone` knows.
         backbone_config: Its options.
         metric: "euclidean" (as in the paper) or "cosine": how a query is compared with a prototype.
@@ -50,13 +54,15 @@ class TrainingConfig:
         episodes_per_step: Episodes whose losses are averaged before the weights move.
         learning_rate: Peak of the one-cycle rate (Smith 2018, arXiv 1803.09820).
         weight_decay: Of AdamW.
-        loss: Of the Siamese network, one of `SIAMESE_LOSSES`.
+        loss: Of the Siamese network: "logistic", "contrastive", "triplet", "supcon", "multi-similarity" or
+            "proxy-anchor" (`SIAMESE_LOSSES`).
         mining: Whether pairs and triplets of the Siamese losses are mined (the hard ones only) or all taken.
         batch_size: Images per step of the methods that learn from plain batches ("supervised", "simclr"); for these an
             "episode" in the options above and below is one such batch.
         accumulate: Steps whose gradients are averaged before the weights move: as if `episodes_per_step` were that many
             times larger, in the memory of one.
-        pretraining: One of `PRETRAINING`: what the same images first teach the network; None is nothing.
+        pretraining: "supervised", "simclr" or "siamese" (`PRETRAINING`): what the same images first teach the network;
+            None is nothing.
         pretraining_episodes: Length of that stage.
         pretraining_rate: Its peak rate; None takes `learning_rate`.
         validation: "classes" holds whole classes out of training, "patients" holds patients out, "none" trains on
@@ -72,7 +78,7 @@ class TrainingConfig:
         seed: Of everything random.
     """
 
-    method: str = "prototypical"
+    method: str = "siamese"
     backbone: str = "conv4"
     backbone_config: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "euclidean"
@@ -86,7 +92,7 @@ class TrainingConfig:
     episodes_per_step: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    loss: str = "supcon"
+    loss: str = "multi-similarity"
     mining: bool = True
     batch_size: int = 64
     accumulate: int = 1

@@ -22,6 +22,8 @@ from .training_config import TrainingConfig, TrainingError
 
 #: The file in a training's folder; gone when the training is done.
 STATE_FILE = "training-state.safetensors"
+#: The file the operating system locks while a training writes to the folder.
+LOCK_FILE = "training.lock"
 #: Layout of that file; another is refused.
 STATE_FORMAT = 1
 
@@ -101,14 +103,14 @@ def remove_state(folder: Path) -> None:
 
 
 def is_trace(path: Path) -> bool:
-    """Whether a file is the half-written state of a training that was killed while it wrote."""
-    return path.name.startswith(f".{STATE_FILE}.")
+    """Whether a file is what a training that was killed leaves beside its state: a half-written one, or its lock."""
+    return path.name == LOCK_FILE or path.name.startswith(f".{STATE_FILE}.")
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a kill in the middle of a write has left."""
     for path in folder.iterdir():
-        if is_trace(path):
+        if is_trace(path) and path.name != LOCK_FILE:
             with suppress(OSError):
                 path.unlink()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -197,12 +197,14 @@ def write_json(path: Path | None, result: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: another process sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        # In JSON, what UTF-8 cannot hold (bytes of a file's name) turns into a valid escape.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Made as any new file is, so that whoever the umask lets read it can. In JSON, what UTF-8 cannot hold (bytes of a
+    # file's name) turns into a valid escape.
+    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
+        try:
             file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            file.flush()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -42,6 +42,7 @@ SIZE = (160, 160)
 TRAINING_EPISODES = 1300
 #: Many small episodes at a high rate: on phantoms they learnt more in the same time than few large ones.
 TRAINING = TrainingConfig(
+    method="prototypical",
     backbone_config={"stem_width": 32},
     k_shot=2,
     n_query=2,

@@ -23,7 +23,7 @@ from .console import (
     write_text,
 )
 from .embedding import ENCODER_HELP
-from .manifest_options import Group, Image, Label, Manifests, Where
+from .manifest_options import HEAD_HELP, Group, Image, Label, Manifests, Where
 
 if TYPE_CHECKING:
     from embeddings import Encoder
@@ -46,7 +46,7 @@ def evaluate_command(
     where: Where = None,
     image: Image = "image",
     head: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A head to measure; repeat it. By default all.")
+        list[str] | None, typer.Option(metavar="NAME", help=f"{HEAD_HELP} Repeat it; by default all that fit.")
     ] = None,
     n_way: Annotated[int, typer.Option(metavar="N", min=2, help="Classes per episode.")] = 5,
     k_shot: Annotated[int, typer.Option(metavar="N", min=1, help="Support patients per class.")] = 5,

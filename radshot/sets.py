@@ -24,6 +24,7 @@ from .console import (
     write_json,
 )
 from .embedding import ENCODER_HELP
+from .manifest_options import HEAD_HELP
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -169,7 +170,7 @@ def classify_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to ask about.", show_default=False)],
     head: Annotated[
         str,
-        typer.Option(metavar="NAME", help="How to decide: prototypes, prototypes-euclidean, nearest or neighbors."),
+        typer.Option(metavar="NAME", help=HEAD_HELP),
     ] = "prototypes",
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The set's encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
@@ -186,7 +187,8 @@ def classify_command(
       radshot classify cases *.png --head nearest --json answers.json
     """
     from embeddings import image_identity
-    from fewshot import ComparisonSet, make_head
+    from fewshot import ComparisonSet, heads_for, make_head
+    from fewshot.registry import PLAIN_HEADS
 
     from .inputs import check_heads, encode_readable, encoder_of
 
@@ -196,6 +198,9 @@ def classify_command(
         if not len(snapshot):
             raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
         chosen = encoder_of(cases.archive, encoder)
+    trained = heads_for(chosen.similarity)[len(PLAIN_HEADS) :]
+    if trained and head not in trained:
+        note(f"the encoder was trained with a head of its own: --head {trained[0]}")
     vectors, kept, refused = encode_readable(chosen, images)
     labels = [str(row["label"]) for row in snapshot.metadata]
     patients = [row.get("patient") for row in snapshot.metadata]

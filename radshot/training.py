@@ -48,14 +48,15 @@ def train_command(
             metavar="NAME",
             help="prototypical, siamese, matching, relation, multilabel, supervised or simclr (which needs no labels).",
         ),
-    ] = "prototypical",
+    ] = "siamese",
     loss: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="Of siamese: supcon, contrastive, triplet, multi-similarity, proxy-anchor or logistic.",
+            help="Of siamese: multi-similarity (where none is given), supcon, contrastive, triplet, proxy-anchor or "
+            "logistic.",
         ),
-    ] = "supcon",
+    ] = None,
     pretraining: Annotated[
         str,
         typer.Option(metavar="NAME", help="A first stage on the same images: supervised, simclr, siamese or none."),
@@ -63,6 +64,9 @@ def train_command(
     pretraining_episodes: Annotated[
         int, typer.Option(metavar="N", help="Length of that stage, in batches or episodes.")
     ] = 1000,
+    pretraining_rate: Annotated[
+        float | None, typer.Option(metavar="X", help="Its peak rate; by default that of the training.")
+    ] = None,
     backbone: Annotated[
         str,
         typer.Option(
@@ -132,7 +136,7 @@ def train_command(
           --where "split = 'train'" --episodes 4000 --out enc
     """
     from fewshot import Augmentation, TrainingConfig, TrainingError
-    from fewshot.training_config import UNLABELLED
+    from fewshot.training_config import UNLABELLED, TrainingLocked
     from fewshot.training_state import STATE_FILE, is_trace
 
     from .inputs import read_manifests
@@ -141,9 +145,10 @@ def train_command(
     try:
         config = TrainingConfig(
             method=method,
-            loss=loss,
+            loss=loss or TrainingConfig.loss,
             pretraining=None if pretraining == "none" else pretraining,
             pretraining_episodes=pretraining_episodes,
+            pretraining_rate=pretraining_rate,
             backbone=backbone,
             backbone_config=_backbone_options(backbone_option or ()),
             metric=metric,
@@ -168,6 +173,8 @@ def train_command(
     except ValueError as error:
         raise Usage(f"--flip: {error}") from None
     first = os.environ.get("RANK", "0") == "0"  # of the processes `accelerate launch` started; it alone writes
+    if loss is not None and "siamese" not in (method, pretraining):
+        raise Usage(f"--loss is of the Siamese network: add --method siamese, or leave it out; the method is {method}.")
     if out_folder.exists() and not out_folder.is_dir():
         raise Refused(f"An encoder is a folder, and '{out_folder}' is a file: give another --out.")
     if first and not (resume or finish) and (out_folder / STATE_FILE).exists():
@@ -181,6 +188,8 @@ def train_command(
     unlabelled = config.method in UNLABELLED and config.pretraining is None
     source = read_manifests(manifests, labels=None if unlabelled else label, group=group, where=where, image=image)
 
+    if unlabelled:
+        note("simclr looks at no labels: nothing is held out, and the last weights are kept")
     from fewshot import train
     from fewshot.starting import fresh_backbone
 
@@ -189,7 +198,7 @@ def train_command(
             "--backbone-option does not go with --init: the encoder that training starts from has its backbone."
         )
     if init is not None:
-        note(f"backbone, image size and preprocessing are those of {init}")
+        note(f"backbone, image size and preprocessing will be those of {init}")
     elif not backbone.startswith("hf:"):  # whose weights need not be loaded twice
         fresh_backbone(config)  # a mistyped name is found before the images are read
     is_new = not out_folder.exists()
@@ -207,8 +216,11 @@ def train_command(
             finish=finish,
             tensorboard=tensorboard,
         )
-    except BaseException:
-        if first and (out_folder / STATE_FILE).exists():
+    except TrainingLocked:
+        raise
+    except BaseException as error:
+        refused = isinstance(error, TrainingError) and (resume or finish)
+        if first and (out_folder / STATE_FILE).exists() and not refused:
             note(f"what was trained so far is in {out_folder}: the same command with --resume goes on with it")
         elif first and not (resume or finish):
             _remove_traces(out_folder, is_new)
@@ -216,7 +228,7 @@ def train_command(
     if not first:
         return exit_code(1, len(training.refused))
     list_refused(training.refused)
-    _print_training(training, k_shot)
+    _print_training(training, k_shot, source.groups is not None)
     _write_page(training, out_folder)
     out.print(f"encoder {training.encoder.fingerprint[:12]} written to {out_folder}")
     result = {
@@ -271,7 +283,7 @@ def _write_page(training: Training, folder: Path) -> None:
     write_text(folder / PAGE_FILE, training_page(training.history, training.summary, title))
 
 
-def _print_training(training: Training, k_shot: int) -> None:
+def _print_training(training: Training, k_shot: int, groups_known: bool) -> None:
     summary = training.summary
     done = f"{summary['images']:,} images of {len(summary['classes'])} classes"
     held_out = summary["validation"]
@@ -281,7 +293,14 @@ def _print_training(training: Training, k_shot: int) -> None:
     if training.best_accuracy is None:
         out.print(f"{training.encoder.name}: {done}, nothing held out")
         return
+    kind = held_out["kind"] if groups_known or held_out["kind"] == "classes" else "images (patients unknown)"
     out.print(
         f"{training.encoder.name}: {done}, best after {training.best_episode:,} episodes: accuracy on held-out "
-        f"{held_out['kind']} {training.best_accuracy:.3f} ({held_out['n_way']}-way {k_shot}-shot)"
+        f"{kind} {training.best_accuracy:.3f} ({held_out['n_way']}-way {k_shot}-shot)"
     )
+    if summary["method"] == "multilabel":
+        note("that is of episodes of one label per image; episodes.evaluate_multilabel gives the AUROC of each label")
+    if training.encoder.similarity is not None:
+        from fewshot.registry import HEAD_OF
+
+        note(f"the head that was trained with it is --head {HEAD_OF[training.encoder.similarity.name]}")

@@ -18,7 +18,9 @@ from fewshot.augmentation import NO_AUGMENTATION
 from fewshot.starting import image_channels
 
 SIDE = 32
-CONFIG = TrainingConfig(image_size=SIDE, k_shot=1, n_query=2, episodes=4, validation="none", learning_rate=1e-3)
+CONFIG = TrainingConfig(
+    method="prototypical", image_size=SIDE, k_shot=1, n_query=2, episodes=4, validation="none", learning_rate=1e-3
+)
 LABELS = [f"c{i % 4}" for i in range(24)]
 
 

@@ -27,6 +27,7 @@ from fewshot.training_state import STATE_FILE, TrainingState, read_state, write_
 
 SIDE = 24
 CONFIG = TrainingConfig(
+    method="prototypical",
     backbone_config={"width": 8},
     k_shot=1,
     n_query=2,

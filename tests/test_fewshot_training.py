@@ -23,6 +23,7 @@ from fewshot.stage import Stage
 
 SIDE = 32
 SMALL = TrainingConfig(
+    method="prototypical",
     backbone_config={"width": 16},
     k_shot=2,
     n_query=3,
@@ -373,6 +374,11 @@ def test_what_does_not_fit_the_backbone_is_found_before_the_training() -> None:
     for device in ("mps", "meta"):
         with pytest.raises(TrainingError, match=rf"^device must be 'auto', 'cpu' or 'cuda'; got '{device}'\.$"):
             train(IMAGES, LABELS, config=QUICK, device=device)
+
+
+def test_a_configuration_that_is_none() -> None:
+    with pytest.raises(TrainingError, match=r"^config must be a TrainingConfig; got dict\.$"):
+        train(IMAGES, LABELS, config={"episodes": 3})  # type: ignore[arg-type]
 
 
 def test_labels_and_patients_that_are_not_there() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 
 import embeddings
 from embeddings import Archive, load_encoder, reembed_archive
+from fewshot.training_state import LOCK_FILE
 from radshot.cli import app
 from radshot.console import Usage, command
 
@@ -375,6 +377,7 @@ def test_errors_are_in_the_json_too(tmp_path: Path) -> None:
         (["train", "M", "--out", "E", "--learning-rate", "0"], "--learning-rate must be"),
         (["train", "M", "--out", "E", "--flip", "2"], "--flip"),
         (["train", "M", "--out", "E", "--loss", "tripplet"], "--loss must be one of"),
+        (["train", "M", "--out", "E", "--loss", "triplet", "--method", "matching"], "--loss is of the Siamese network"),
         (["train", "M", "--out", "E", "--pretraining", "self"], "--pretraining must be one of"),
         (["train", "M", "--out", "E", "--backbone-option", "width"], "--backbone-option takes KEY=VALUE"),
         (["train", "M", "--out", "E", "--backbone-option", "seed=3"], "--backbone-config must hold options"),
@@ -412,7 +415,11 @@ def test_training_says_what_it_will_do_and_goes_on_after_an_interruption(
     )  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     told = run("train", collection, "--out", whole, *options).stderr
-    assert "supervised, conv4 of" in told and "prototypical, conv4 of" in told and "this will take about" in told
+    assert (
+        "supervised, conv4 of" in told
+        and "siamese (multi-similarity), conv4 of" in told
+        and "this will take about" in told
+    )
     original, calls = AdamW.step, []
 
     def step(self: AdamW, *arguments: object) -> object:
@@ -453,6 +460,22 @@ def test_a_disk_that_is_full_loses_no_training(
     assert "cannot be written" in result.stderr and "--resume goes on with it" in result.stderr
     run("train", collection, "--out", tmp_path / "e", *options, "--resume")
     assert load_encoder(tmp_path / "e").training["history"][-1]["episode"] == 200
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path, collection: Path) -> None:
+    (tmp_path / "e").mkdir()
+    with FileLock(tmp_path / "e" / LOCK_FILE):
+        result = run("train", collection, "--out", tmp_path / "e", "--image-size", 16, code=3)
+    assert "Another training is writing to" in result.stderr
+    result = run("train", collection, "--out", tmp_path / "nothere", "--image-size", 16, "--resume", code=3)
+    assert "There is no interrupted training in" in result.stderr and not (tmp_path / "nothere").exists()
+
+
+def test_unknown_patients_are_not_said_to_be_held_out(tmp_path: Path, collection: Path) -> None:
+    options = ("--image-size", 16, "--episodes", 4, "--k-shot", 1, "--n-query", 1, "--validation", "patients")
+    result = run("train", collection, "--out", tmp_path / "e", "--group", "none", *options)
+    assert "images held out, since patients are unknown" in result.stderr
+    assert "held-out images (patients unknown)" in result.stdout
 
 
 def test_self_supervised_training_needs_no_label_column(tmp_path: Path, collection: Path) -> None:
