@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .archive import AddReport, Archive, Snapshot, VerifyReport
+    from .backbone_names import BACKBONES
     from .backbones import build_backbone
     from .classical import HogEncoder, PixelEncoder
     from .encoders import Encoder, load_encoder
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 # Each public name and the module that holds it; a module is imported when one of its names is first asked for.
 _HOMES = {
+    "BACKBONES": "backbone_names",
     "DEFAULT_MAX_PIXELS": "images",
     "AddReport": "archive",
     "Archive": "archive",
@@ -88,6 +90,7 @@ _HOMES = {
 __distribution__ = "radshot"
 
 __all__ = [
+    "BACKBONES",
     "DEFAULT_MAX_PIXELS",
     "AddReport",
     "Archive",

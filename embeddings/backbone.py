@@ -23,6 +23,7 @@ class Backbone(nn.Module):
 
     Attributes:
         dim: Length of the vectors.
+        label: What people call it: "conv4"; the class of a network of MONAI, the model_type of one of transformers.
         in_channels: C, the channels of the images.
         map_shape: (channels, height, width) of the feature map that was flattened into the vector, row by row; None
             where the vector is no flattened map.
@@ -32,6 +33,7 @@ class Backbone(nn.Module):
     """
 
     dim: int
+    label: str
     in_channels: int
     map_shape: tuple[int, int, int] | None
     preprocess_hint: dict[str, Any] | None
@@ -44,6 +46,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.body = body
         self.dim = dim
+        self.label = type(body).__name__  # until build_backbone knows better
         self.in_channels = in_channels
         self.map_shape = map_shape
         self.preprocess_hint = None

@@ -12,23 +12,9 @@ from typing import Any
 import torch
 
 from .backbone import MAX_IN_CHANNELS, Backbone, check_whole
+from .backbone_names import BACKBONES as BACKBONES
+from .backbone_names import MONAI_PREFIX, PRETRAINED_PREFIX
 from .errors import EncoderError, UnknownEncoder
-
-# The registry: every name that a checkpoint, a command line or `build_backbone` may use, and the module and function
-# that build it. Each function takes keywords only, in_channels among them.
-BACKBONES: dict[str, tuple[str, str]] = {
-    "conv4": ("conv4", "conv4"),
-    "resnet12": ("resnet12", "resnet12"),
-    "resnet18": ("monai_backbone", "resnet18"),
-    "resnet50": ("monai_backbone", "resnet50"),
-    "densenet121": ("monai_backbone", "densenet121"),
-    "vit": ("vit", "vit"),
-    "monai": ("monai_backbone", "monai"),
-    "transformers": ("transformers_backbone", "from_config"),
-}
-
-# Prefixes: what follows them names a network of MONAI, or pretrained weights in transformers' format.
-MONAI_PREFIX, PRETRAINED_PREFIX = "monai:", "hf:"
 
 
 def build_backbone(name: str, *, in_channels: int | None = None, seed: int | None = None, **config: Any) -> Backbone:
@@ -40,10 +26,12 @@ def build_backbone(name: str, *, in_channels: int | None = None, seed: int | Non
         in_channels: Channels of the images, 1 for grey; None takes as many as the network takes by itself: 1, or what
             the configuration of a transformers model says.
         seed: Makes the weights reproducible without touching torch's global generator; None draws from that.
-        **config: Keywords of the function of that name, such as width=32 for "conv4".
+        **config: Keywords of the function of that name, such as width=32 for "conv4"; for "monai:<class>" those of the
+            class too, such as patch_size=8 for "monai:ViT".
 
     Returns:
-        A network with the attributes `dim`, `in_channels`, `map_shape`, `preprocess_hint` and `backbone_config`.
+        A network with the attributes `dim`, `in_channels`, `label`, `map_shape`, `preprocess_hint` and
+        `backbone_config`.
 
     Raises:
         EncoderError: Unknown name or keyword, a keyword that is missing, or a value out of range.
@@ -54,18 +42,18 @@ def build_backbone(name: str, *, in_channels: int | None = None, seed: int | Non
     """
     if in_channels is not None:
         check_whole("in_channels", in_channels, 1, MAX_IN_CHANNELS)
+    shown = name
     given: dict[str, Any] = {}  # what the prefix says, and no keyword may
     if isinstance(name, str) and name.startswith(PRETRAINED_PREFIX):
         given = {"source": name.removeprefix(PRETRAINED_PREFIX)}
         factory = _factory("transformers_backbone", "from_pretrained")
     else:
-        shown = name
         if isinstance(name, str) and name.startswith(MONAI_PREFIX):
             name, given = "monai", {"network": name.removeprefix(MONAI_PREFIX)}
         if not isinstance(name, str) or name not in BACKBONES:
             raise _unknown(shown)
         factory = _factory(*BACKBONES[name])
-    _check_keywords(name, factory, given, config)
+    _check_keywords(shown, factory, given, config)
     arguments = given | copy.deepcopy(config)
     if in_channels is not None:
         arguments["in_channels"] = in_channels
@@ -76,6 +64,7 @@ def build_backbone(name: str, *, in_channels: int | None = None, seed: int | Non
             torch.manual_seed(seed)
             network = factory(**arguments)
     if not network.backbone_config:  # the others know better what builds them again
+        network.label = name
         network.backbone_config = {"name": name, **arguments, "in_channels": network.in_channels}
     return network
 
@@ -96,13 +85,17 @@ def _check_keywords(
     name: str, factory: Callable[..., Backbone], given: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
     """Raise an EncoderError for a keyword the factory does not take, or one it lacks."""
+    every = inspect.signature(factory).parameters
     parameters = {
         keyword: parameter
-        for keyword, parameter in inspect.signature(factory).parameters.items()
-        if keyword != "in_channels" and keyword not in given
+        for keyword, parameter in every.items()
+        if keyword != "in_channels" and keyword not in given and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
+    further = len(parameters) < len([keyword for keyword in every if keyword not in ("in_channels", *given)])
     for keyword in config:
-        if keyword not in parameters:
+        if keyword in given:
+            raise EncoderError(f"Backbone {name!r} says what its {keyword} is: leave {keyword!r} out of its options.")
+        if keyword not in parameters and not further:
             close = get_close_matches(keyword, parameters, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             takes = ", ".join(parameters) or "no options"

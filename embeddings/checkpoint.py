@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,7 @@ def write_checkpoint(
         sha256 = _sha256(weights_new)
         whole = {"format_version": FORMAT_VERSION, **document, "weights_sha256": sha256}
         json_new.write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        weights_new.chmod(stat.S_IMODE(json_new.stat().st_mode))  # save_file's own lets the owner alone read it
         weights = target / weights_name(FORMAT_VERSION, sha256)
         if not weights.exists():
             leftovers.append(weights)

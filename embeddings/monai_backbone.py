@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
 from .backbone import Backbone, check_whole
-from .errors import EncoderError, UnknownEncoder
+from .backbone_names import MONAI_PREFIX
+from .errors import EncoderError
+from .monai_options import COUNTS, arguments_of, class_of, plain_options
 from .probing import bounded_size, check_repeats, drop_unused, probe_images, strip_classifier
 from .quiet import quiet
 
-# The largest whole number, and the most values, among the options of a network of MONAI.
-MAX_OPTION = 4096
-MAX_OPTIONS = 256
-
 # The largest side in pixels of the image that shows how a network makes vectors.
 MAX_PROBE_SIDE = 512
-
-# Arguments that the wrapper sets, by their names in MONAI.
-_CHANNELS = ("in_channels", "n_input_channels")
-_SIZES = ("img_size", "image_size", "input_image_size")
-
-# Words in the names of arguments that load weights from elsewhere.
-_OUTSIDE = ("pretrained", "weights", "url", "path", "file", "repo")
 
 
 def densenet121(*, in_channels: int = 1) -> Backbone:
@@ -67,13 +55,18 @@ def resnet50(*, in_channels: int = 1, stem_stride: int = 2) -> Backbone:
 
 
 def monai(
-    *, in_channels: int = 1, network: str, options: Mapping[str, Any] | None = None, image_size: int = 64
+    *,
+    in_channels: int = 1,
+    network: str,
+    options: Mapping[str, Any] | None = None,
+    image_size: int = 64,
+    **further: Any,
 ) -> Backbone:
     """Build any 2D network of `monai.networks.nets` by its class name, with fresh weights, as a backbone.
 
     What the network makes becomes one vector: of several outputs the first, of several feature maps the smallest; of a
     map (n, c, h, w) the mean over the pixels; of tokens (n, t, d) the mean over them. Where it ends in a linear
-    classifier, the vector is what the classifier would have seen.
+    classifier, the vector is what the classifier would have seen, and how many classes that had is forgotten.
 
     Args:
         in_channels: Channels of the image.
@@ -81,17 +74,41 @@ def monai(
         options: Its other arguments, of plain JSON types, as {"model_name": "efficientnet-b0"}. `spatial_dims`, the
             input channels, the image's size and `pretrained=False` are filled in.
         image_size: Side of the square images in pixels, for networks that must know it; others take any.
+        **further: More of its arguments, as model_name="efficientnet-b0".
 
     Returns:
-        The network; its dim is found by sending an image through it.
+        The network; its dim is found by sending an image through it, and its `backbone_config` holds all options that
+        have an effect.
 
     Raises:
         EncoderError: No such class, options it does not take, or no vector per image.
     """
     check_whole("image_size", image_size, 1, MAX_PROBE_SIDE)
-    plain = _plain_options(options)
-    kind = _class_of(network)
-    arguments = _arguments(network, kind, plain, in_channels, image_size)
+    plain = plain_options(options)
+    twice = sorted(plain.keys() & further.keys())
+    if twice:
+        raise EncoderError(f"{MONAI_PREFIX}{network} got {twice[0]!r} twice, once among its options: leave one out.")
+    plain |= plain_options(further)
+    kind = class_of(network)
+    before = torch.random.get_rng_state()
+    backbone = _assembled(network, kind, plain, in_channels, image_size)
+    idle = _idle_counts(backbone, network, kind, plain, in_channels, image_size)
+    if idle:  # built again without them, since the classifier they size takes its share of the random numbers
+        plain = {name: value for name, value in plain.items() if name not in idle}
+        torch.random.set_rng_state(before)
+        backbone = _assembled(network, kind, plain, in_channels, image_size)
+    backbone.label = network
+    backbone.backbone_config = {
+        "name": "monai", "network": network, "options": plain, "image_size": image_size, "in_channels": in_channels,
+    }  # fmt: skip
+    return backbone
+
+
+def _assembled(
+    network: str, kind: Callable[..., nn.Module], plain: dict[str, Any], in_channels: int, image_size: int
+) -> Backbone:
+    """Build a network of MONAI, and find out how it makes vectors."""
+    arguments = arguments_of(network, kind, plain, in_channels, image_size)
     what = f"MONAI's {network}"
     with quiet():
         try:
@@ -124,6 +141,32 @@ def monai(
     if dim < 2:
         raise EncoderError(f"{what} makes {dim} number per image: name more output channels in its options.")
     return Backbone(wrapped.train(), dim, in_channels=in_channels)
+
+
+def _idle_counts(
+    backbone: Backbone,
+    network: str,
+    kind: Callable[..., nn.Module],
+    plain: dict[str, Any],
+    in_channels: int,
+    image_size: int,
+) -> list[str]:
+    """Name the numbers of classes among the options that leave no trace: one more changes the shape of no weight."""
+    shapes = _shapes(backbone)
+    idle: list[str] = []
+    for name in COUNTS:
+        count = plain.get(name)
+        if isinstance(count, bool) or not isinstance(count, int):
+            continue
+        with torch.random.fork_rng(devices=[]), suppress(EncoderError):
+            other = _assembled(network, kind, plain | {name: count + 1}, in_channels, image_size)
+            if _shapes(other) == shapes:
+                idle.append(name)
+    return idle
+
+
+def _shapes(backbone: Backbone) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in backbone.state_dict().items()}
 
 
 class _FirstVectors(nn.Module):
@@ -167,81 +210,6 @@ def _first_tensor(output: Any) -> torch.Tensor:
     if not isinstance(output, torch.Tensor):
         raise EncoderError(f"The network makes {type(output).__name__} of an image, no tensor.")
     return output
-
-
-def _class_of(network: str) -> Callable[..., nn.Module]:
-    with quiet():
-        from monai.networks import nets
-    known = {name: kind for name, kind in vars(nets).items() if inspect.isclass(kind) and issubclass(kind, nn.Module)}
-    if network not in known:
-        close = get_close_matches(str(network), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownEncoder(f"There is no network {network!r} in monai.networks.nets.{hint}")
-    return known[network]
-
-
-def _arguments(
-    network: str, kind: Callable[..., nn.Module], options: dict[str, Any], in_channels: int, image_size: int
-) -> dict[str, Any]:
-    """Return all arguments of a class of MONAI: the options, and what the wrapper sets itself."""
-    parameters = inspect.signature(kind).parameters
-    if "path_or_repo_id" in parameters:
-        raise EncoderError(f"MONAI's {network} loads weights from elsewhere, which a backbone never does.")
-    further = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    names = [name for name, parameter in parameters.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    takes = [name for name in names if name not in ("spatial_dims", *_CHANNELS) and not _loads(name)]
-    for option in options:
-        if _loads(option) or option in ("spatial_dims", *_CHANNELS):
-            raise EncoderError(f"Leave {option!r} out of the options of {network}: the backbone sets it or forbids it.")
-        if option not in takes and not further:
-            close = get_close_matches(option, takes, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise EncoderError(f"MONAI's {network} has no option {option!r}; it takes {', '.join(takes)}.{hint}")
-    arguments: dict[str, Any] = {"spatial_dims": 2} if "spatial_dims" in names or further else {}
-    channels = next((name for name in _CHANNELS if name in names), "in_channels" if further else None)
-    if channels is not None:
-        arguments[channels] = in_channels
-    if "pretrained" in names:
-        arguments["pretrained"] = False
-    arguments |= {name: (image_size, image_size) for name in _SIZES if name in names}
-    if "in_shape" in names:
-        arguments["in_shape"] = (in_channels, image_size, image_size)
-    for name in ("out_channels", "num_classes"):  # of the classifier that is cut off
-        if name in names and parameters[name].default is inspect.Parameter.empty:
-            arguments[name] = 1
-    arguments |= options
-    lacking = [name for name in takes if parameters[name].default is inspect.Parameter.empty and name not in arguments]
-    if lacking:
-        raise EncoderError(f"MONAI's {network} needs the options {', '.join(lacking)}; got {sorted(options)}.")
-    return arguments
-
-
-def _plain_options(options: object) -> dict[str, Any]:
-    """Return a copy of plain JSON types within the bounds."""
-    if options is None:
-        return {}
-    try:
-        copied = json.loads(json.dumps(options, allow_nan=False)) if isinstance(options, Mapping) else None
-    except (TypeError, ValueError, RecursionError):
-        copied = None
-    if not isinstance(copied, dict):
-        raise EncoderError(f"options must be a dictionary of plain JSON types; got {options!r}.")
-    waiting: list[Any] = [copied]
-    seen = 0
-    while waiting:
-        item = waiting.pop()
-        seen += 1
-        if isinstance(item, dict | list):
-            waiting += item.values() if isinstance(item, dict) else item
-        elif isinstance(item, int | float) and abs(item) > MAX_OPTION:
-            raise EncoderError(f"Numbers among the options must lie within ±{MAX_OPTION}; got {item}.")
-    if seen > MAX_OPTIONS:
-        raise EncoderError(f"There may be at most {MAX_OPTIONS} values among the options; got {seen}.")
-    return copied
-
-
-def _loads(name: str) -> bool:
-    return any(word in name for word in _OUTSIDE)
 
 
 def _one_line(error: Exception) -> str:

@@ -205,6 +205,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         network,
         preprocess,
         name=name,
+        backbone_config=document["backbone"],  # the fingerprint is of what was written, however it is written now
         source_mean=source_mean,
         similarity=similarity,
         device=device,

@@ -207,6 +207,7 @@ def _assemble(
         except Exception as error:  # each architecture complains in its own way
             raise EncoderError(f"{what} makes no vectors of images by {pooling!r}: {_first_line(error)}") from error
     backbone = Backbone(body.train(), int(vectors.shape[1]), in_channels=channels)
+    backbone.label = str(plain["model_type"])
     backbone.backbone_config = {"name": "transformers", "in_channels": channels, "config": plain, "pooling": chosen}
     return backbone
 

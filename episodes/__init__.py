@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .report_page import render_reports, training_page
     from .sampler import Episode, EpisodeSampler
     from .splits import Fold, by_column, k_fold, leave_one_patient_out, seen_unseen, split
-    from .stream import EpisodeBatch, EpisodeStream
+    from .stream import EpisodeBatch, EpisodeStream, StreamedEpisode
     from .where import rows_where
 
 _EXPORTS = {
@@ -79,6 +79,7 @@ _EXPORTS = {
     "Report": "report",
     "SOURCE_FINDINGS": "phantoms",
     "SeenUnseenAuroc": "multilabel_report",
+    "StreamedEpisode": "stream",
     "UNSEEN_FINDINGS": "phantoms",
     "UnknownColumn": "errors",
     "balanced_accuracy": "metrics",
@@ -146,6 +147,7 @@ __all__ = [
     "RankingScore",
     "Report",
     "SeenUnseenAuroc",
+    "StreamedEpisode",
     "UnknownColumn",
     "balanced_accuracy",
     "by_column",

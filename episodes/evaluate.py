@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import EpisodeError
 from .intervals import PairedDifference, paired_difference
 from .labels import Groups, Labels, label_sets, patient_list
+from .multilabel import MultiLabelEpisodeSampler
 from .outcomes import Outcomes, json_safe
 from .report import Report, summarise
 from .sampler import EpisodeSampler
@@ -74,7 +75,7 @@ def evaluate(
     Raises:
         ValueError: A vector is not finite, or the classifier answers with the wrong number of labels or a
             label it was never shown.
-        EpisodeError: Labels, groups or ids do not match the sampler.
+        EpisodeError: Labels, groups or ids do not match the sampler, or that is a multi-label one.
 
     Example:
         >>> from sklearn.neighbors import KNeighborsClassifier
@@ -85,6 +86,11 @@ def evaluate(
         2-way 1-shot, 20 episodes, 8 patients: accuracy 1.000 [1.000, 1.000] (patients), ± 0.000 (episodes); \
 unreliable: fewer than 6 query patients in 'cold' (4), 'warm' (4)
     """
+    if isinstance(sampler, MultiLabelEpisodeSampler):
+        raise EpisodeError(
+            "evaluate takes the episodes of an EpisodeSampler; got a MultiLabelEpisodeSampler, whose episodes are for "
+            "evaluate_multilabel."
+        )
     rows = _checked_vectors(vectors, len(sampler.labels))
     _check_lists(labels, groups, ids, sampler)
     for method in ("fit", "predict"):

@@ -289,9 +289,11 @@ class MultiLabelEpisodeSampler:
         unit = "patients" if self.patients_known else "images"
         found = listed(f"{name!r}: {count}" for name, count in self.patients.items())
         left_out = listed((f"{name!r} ({reason})" for name, reason in self.excluded.items()), limit=3)
-        tail = f"only {len(self.classes)} qualify: {{{found}}}" if self.classes else "none qualifies"
+        n = len(self.classes)
+        tail = f"only {n} {'qualifies' if n == 1 else 'qualify'}: {{{found}}}" if n else "none qualifies"
         return (
             f"{self.n_way}-way {self.k_shot}-shot multi-label episodes need {self.n_way} classes that at least "
             f"{self.k_shot + 1} {unit} have and at least {self.k_negative + 1} are known to lack; {tail}"
-            + (f"; left out: {left_out}." if left_out else ".")
+            + (f"; left out: {left_out}" if left_out else "")
+            + (f"; try n_way={n}." if n else ".")
         )

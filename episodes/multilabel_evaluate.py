@@ -20,6 +20,7 @@ from .multilabel_pairs import MultiLabelOutcomes
 from .multilabel_report import MultiLabelReport
 from .multilabel_summary import summarise_multilabel
 from .outcomes import json_safe
+from .sampler import EpisodeSampler
 
 
 class MultiLabelClassifier(Protocol):
@@ -68,8 +69,9 @@ def evaluate_multilabel(
 
     Raises:
         ValueError: A vector is not finite, or the classifier gives scores of the wrong shape or infinite ones.
-        EpisodeError: Vectors or ids do not match the sampler.
+        EpisodeError: Vectors or ids do not match the sampler, or that is a single-label one.
     """
+    _check_sampler("evaluate_multilabel", sampler)
     rows = _checked(classifier, vectors, len(sampler.states), ids)
     outcomes = _run(classifier, rows, sampler, ids)
     return _report(classifier, rows, sampler, outcomes, name, dict(provenance or {}))
@@ -102,11 +104,21 @@ def label_auroc(
         ValueError: As for `evaluate_multilabel`.
         EpisodeError: Vectors or ids do not match the sampler, or it is not 1-way.
     """
+    _check_sampler("label_auroc", sampler)
     if sampler.n_way != 1:
         raise EpisodeError(f"label_auroc takes one label at a time, with n_way 1; the sampler's is {sampler.n_way}.")
     rows = _checked(classifier, vectors, len(sampler.states), ids)
     parts = [_run(classifier, rows, sampler.of_class(label), ids) for label in sampler.classes]
     return _report(classifier, rows, sampler, _joined(parts), name, dict(provenance or {}), each_class=True)
+
+
+def _check_sampler(function: str, sampler: object) -> None:
+    """Raise an EpisodeError for episodes in which every image has one class."""
+    if isinstance(sampler, EpisodeSampler):
+        raise EpisodeError(
+            f"{function} takes the episodes of a MultiLabelEpisodeSampler; got an EpisodeSampler, whose episodes are "
+            "for evaluate."
+        )
 
 
 def _run(

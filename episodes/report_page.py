@@ -14,6 +14,7 @@ from .charts import BOTTOM, LEFT, PANEL_HEIGHT, PANEL_WIDTH, RIGHT, TOP, Stage, 
 from .errors import EpisodeError
 from .evaluate import compare
 from .intervals import FEWEST_PATIENTS, PairedDifference
+from .multilabel_report import MultiLabelReport
 from .outcomes import ClassResult
 from .report import CONFUSIONS, TABLE_ROWS, Report
 
@@ -50,9 +51,14 @@ def render_reports(
         HTML.
 
     Raises:
-        EpisodeError: No report, as many differences as there are not baselines, or none given for reports that are not
-            over the same episodes.
+        EpisodeError: No report, a multi-label one, as many differences as there are not baselines, or none given for
+            reports that are not over the same episodes.
     """
+    given = [reports] if isinstance(reports, MultiLabelReport) else reports
+    if any(isinstance(report, MultiLabelReport) for report in given):
+        raise EpisodeError(
+            "A page shows what evaluate returned; got a MultiLabelReport, whose text to_markdown() makes."
+        )
     if not reports:
         raise EpisodeError("A page needs at least one report; got none.")
     first, *others = reports

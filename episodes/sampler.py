@@ -254,7 +254,9 @@ class EpisodeSampler:
         if self.shot == "image" and self.patients_known:
             needs = f"{self.k_shot} images beside another patient's"
         found = listed(f"{name!r}: {count}" for name, count in self.patients.items())
-        tail = f"only {len(self.classes)} qualify: {{{found}}}." if self.classes else "none qualifies."
+        n = len(self.classes)
+        tail = f"only {n} {'qualifies' if n == 1 else 'qualify'}: {{{found}}}" if n else "none qualifies"
+        tail += f"; try n_way={n}." if n > 1 else "."
         if not self.classes and self.excluded:
             largest = max(self.excluded, key=self.excluded.__getitem__)
             tail = f"none qualifies: the largest is {largest!r} with {self.excluded[largest]}."

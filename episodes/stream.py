@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import EpisodeError
+from .labels import Label
+from .manifest import Manifest
+from .multilabel import MultiLabelEpisodeSampler
 from .pixel_batches import Augment, PixelBatches
 from .pixel_cache import Decoder, PixelCache
 from .sampler import Episode, EpisodeSampler
@@ -36,6 +39,8 @@ class StreamedEpisode:
         support: int64 (n_support,), class positions 0 .. n_way - 1.
         query: int64 (n_query,).
         n_way: Number of classes.
+        codes: int64 (n_way,), which of the sampler's `classes` each position is, as losses need that keep something
+            for every class of the training.
         episode: The episode itself, in the sampler's indices; images that could not be read are left out.
     """
 
@@ -43,6 +48,7 @@ class StreamedEpisode:
     support: Tensor
     query: Tensor
     n_way: int
+    codes: Tensor
     episode: Episode
 
 
@@ -127,6 +133,7 @@ class EpisodeStream:
         for name, value, least in (("batch", batch, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise EpisodeError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        _check_kinds(images, sampler)
         pixels = isinstance(images, np.ndarray) and images.dtype.kind not in "OUS"  # an array of paths is a list
         if (pixels or isinstance(images, PixelCache)) and not (size is None and decode is None):
             raise EpisodeError("size and decode are for images given as sources; these are pixels already.")
@@ -156,6 +163,7 @@ class EpisodeStream:
         )
         self._generator = torch.Generator(device=self.pixels.device)
         self._positions: dict[tuple[int, ...], Tensor] = {}
+        self._codes: dict[Label, int] = {name: code for code, name in enumerate(sampler.classes)}
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -222,15 +230,17 @@ class EpisodeStream:
             numbered = [whole for item in numbered if (whole := self._readable(*item)) is not None]
             if not numbered:
                 return None
+        codes = torch.tensor([[self._codes[name] for name in episode.classes] for _, episode, _ in numbered])
         targets = tuple(
             StreamedEpisode(
                 number,
                 self._targets(episode.support),
                 self._targets(episode.query),
                 len(episode.classes),
+                own,
                 episode,
             )
-            for number, episode, _ in numbered
+            for (number, episode, _), own in zip(numbered, codes.to(self.pixels.device), strict=True)
         )
         rows = numbered[0][2] if len(numbered) == 1 else np.concatenate([own for _, _, own in numbered])
         if self.augment is not None:
@@ -262,3 +272,14 @@ class EpisodeStream:
             positions = np.repeat(np.arange(len(sizes)), sizes)
             found = self._positions[sizes] = torch.from_numpy(positions).to(self.pixels.device)
         return found
+
+
+def _check_kinds(images: object, sampler: object) -> None:
+    """Raise an EpisodeError for a table in place of images, or for what is no sampler of single-label episodes."""
+    if isinstance(images, Manifest):
+        raise EpisodeError(
+            "EpisodeStream takes images: uint8 pixels (n, h, w) or (n, h, w, c), a PixelCache, or a list of paths with "
+            "a size; got a Manifest: give its images."
+        )
+    if isinstance(sampler, MultiLabelEpisodeSampler) or not isinstance(sampler, EpisodeSampler):
+        raise EpisodeError(f"EpisodeStream takes the episodes of an EpisodeSampler; got a {type(sampler).__name__}.")

@@ -270,9 +270,8 @@ class Stage:
         return mean
 
     def backbone_name(self) -> str:
-        """The backbone's name in the registry, else its class."""
-        config = getattr(self.network.backbone, "backbone_config", None) or {}
-        return str(config.get("name", type(self.network.backbone).__name__))
+        """The backbone's name for people, else its class."""
+        return str(getattr(self.network.backbone, "label", None) or type(self.network.backbone).__name__)
 
     def summary(self) -> dict[str, Any]:
         """What was trained on, how, and what came of it; plain values."""

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+import embeddings
 from embeddings import EncoderError, UnknownEncoder, build_backbone
+from embeddings.backbones import BACKBONES
 from embeddings.resnet12 import DropBlock
 
 IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -274,3 +276,10 @@ def test_an_unknown_name_is_an_unknown_encoder() -> None:
     for name in ("conv5", "", None, ["conv4"]):
         with pytest.raises(UnknownEncoder, match="There is no backbone"):
             build_backbone(name)  # type: ignore[arg-type]
+
+
+def test_the_names_are_listed_without_torch() -> None:
+    code = "import sys, embeddings\nassert 'conv4' in embeddings.BACKBONES and 'torch' not in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert embeddings.BACKBONES is BACKBONES and "BACKBONES" in embeddings.__all__

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -445,3 +447,14 @@ def test_untrained_networks_repeat() -> None:
     first, again, other = (load_encoder(f"untrained:conv4{seed}", device="cpu") for seed in ("", "@0", "@1"))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert again.name == "untrained:conv4@0"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_both_files_get_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        small_encoder().save(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.name.split("-")[0]: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "saved").iterdir()}
+    assert modes == {"encoder.json": 0o666 & ~umask, "weights": 0o666 & ~umask}

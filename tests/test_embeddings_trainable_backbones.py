@@ -164,7 +164,13 @@ def test_vectors_of_tokens_maps_and_pyramids() -> None:
             r"no network 'EficientNetBN' in monai.networks.nets. Did you mean 'EfficientNetBN'\?",
         ),
         ("monai:resnet18", {}, "There is no network 'resnet18'"),
-        ("monai:ViT", {"network": "ResNet"}, "Backbone 'monai' has no option 'network'; it takes options, image_size"),
+        ("monai:ViT", {"network": "ResNet"}, "Backbone 'monai:ViT' says what its network is: leave 'network' out"),
+        ("monai:ViT", {"patch_sise": 8}, r"MONAI's ViT has no option 'patch_sise'; .* Did you mean 'patch_size'\?"),
+        ("monai:UNet", {"image_sise": 8}, r"MONAI's UNet has no option 'image_sise'; .* Did you mean 'image_size'\?"),
+        ("monai:ViT", {"patch_size": 8, "options": MONAI_VIT}, "monai:ViT got 'patch_size' twice, once among its opt"),
+        ("monai:ViT", {"img_size": 32}, "'img_size' of ViT is the backbone's image_size, 64: set that; got 32"),
+        ("monai:ViT", {"pretrained": True}, "Leave 'pretrained' out of the options of ViT"),
+        ("monai:ViT", {"act": object()}, "options must be a dictionary of plain JSON types"),
         ("monai:EfficientNetBN", {}, r"MONAI's EfficientNetBN needs the options model_name; got \[\]"),
         ("monai:UNet", {"options": {"chanels": [4]}}, r"UNet has no option 'chanels'; .* Did you mean 'channels'\?"),
         ("monai:UNet", {"options": {"channels": [4, 8], "strides": [2]}}, "makes 1 number per image: name more output"),
@@ -405,3 +411,44 @@ def test_the_bound_on_size_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("embeddings.probing.MAX_TENSORS", 4)
     with pytest.raises(EncoderError, match="is too large"), bounded_size("The net"):
         nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+
+
+def test_options_of_a_network_of_monai_may_be_given_directly() -> None:
+    direct = build_backbone("monai:ViT", image_size=32, seed=0, **MONAI_VIT)
+    listed = build_backbone("monai:ViT", image_size=32, seed=0, options=MONAI_VIT)
+    rest = {name: value for name, value in MONAI_VIT.items() if name != "patch_size"}
+    mixed = build_backbone("monai:ViT", image_size=32, seed=0, patch_size=8, options=rest)
+    assert direct.backbone_config == listed.backbone_config and direct.backbone_config["options"] == MONAI_VIT
+    assert all(torch.equal(a, b) for a, b in zip(direct.parameters(), listed.parameters(), strict=True))
+    assert mixed.backbone_config["options"] == MONAI_VIT
+
+
+def test_a_classifier_that_is_taken_off_leaves_no_trace() -> None:
+    small: dict[str, Any] = {"init_features": 4, "growth_rate": 2, "block_config": [2, 2]}
+    plain, counted = (build_backbone("monai:DenseNet", seed=0, **small, **more) for more in ({}, {"out_channels": 7}))
+    assert counted.backbone_config == plain.backbone_config and counted.backbone_config["options"] == small
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), counted.parameters(), strict=True))
+    for classified in (False, True):
+        vit = build_backbone("monai:ViT", image_size=32, num_classes=5, classification=classified, **MONAI_VIT)
+        assert vit.backbone_config["options"] == {**MONAI_VIT, "classification": classified}
+    kept = build_backbone("monai:UNet", out_channels=5, channels=[4, 8], strides=[2])
+    assert kept.dim == 5 and kept.backbone_config["options"]["out_channels"] == 5
+
+
+def test_a_checkpoint_that_names_an_idle_option_still_loads(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"init_features": 4, "growth_rate": 2, "block_config": [2, 2]}
+    network = build_backbone("monai:DenseNet", seed=0, **small)
+    network.backbone_config["options"] = {**small, "out_channels": 7}  # as it was once recorded
+    encoder = TorchEncoder(network, Preprocess(size=(32, 32)), name="trial", device="cpu")
+    encoder.save(tmp_path / "checkpoint")
+    assert load_checkpoint(tmp_path / "checkpoint", device="cpu").fingerprint == encoder.fingerprint
+
+
+def test_labels_are_what_people_call_a_network() -> None:
+    vit = {"model_type": "vit", **VISION}
+    assert build_backbone("conv4", width=4).label == "conv4"
+    assert build_backbone("resnet18").label == "resnet18"
+    assert build_backbone("monai:ViT", image_size=32, **MONAI_VIT).label == "ViT"
+    assert build_backbone("monai", network="ViT", image_size=32, **MONAI_VIT).label == "ViT"
+    assert build_backbone("transformers", config=vit).label == "vit"
+    assert Backbone(nn.Flatten(), 4).label == "Flatten"

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import episodes
-from episodes import EpisodeError, EpisodeSampler, compare, evaluate, patient_bootstrap
+from episodes import EpisodeError, EpisodeSampler, MultiLabelEpisodeSampler, compare, evaluate, patient_bootstrap
 from episodes.evaluate import VERSIONED
 
 
@@ -308,14 +308,22 @@ def test_the_hardest_of_many_classes_are_listed() -> None:
     assert len(json.loads(report.to_json())["per_class"]) == 50
 
 
-def test_every_public_name_resolves_without_torch() -> None:
+def test_every_public_name_resolves_and_only_those_of_tensors_with_torch() -> None:
     code = (
         "import sys, episodes.evaluate; from episodes import evaluate; assert callable(evaluate)\n"
         "import episodes\n"
-        "for name in episodes.__all__: getattr(episodes, name)\n"
-        "assert 'torch' not in sys.modules and 'embeddings' not in sys.modules"
+        "tensors = {'EpisodeBatch', 'EpisodeStream', 'PixelBatches', 'StreamedEpisode'}\n"
+        "for name in set(episodes.__all__) - tensors: getattr(episodes, name)\n"
+        "assert 'torch' not in sys.modules and 'embeddings' not in sys.modules\n"
+        "for name in tensors: getattr(episodes, name)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(dir(episodes)) == set(episodes.__all__)
     with pytest.raises(AttributeError, match="module 'episodes' has no attribute 'nothing'"):
         episodes.nothing  # noqa: B018
+
+
+def test_multi_label_episodes_are_for_another_function() -> None:
+    sampler = MultiLabelEpisodeSampler([("a",), ("b",), ("a", "b"), ("b",), ("a",), ("c",)], 2, 1, 2, n_episodes=2)
+    with pytest.raises(EpisodeError, match="a MultiLabelEpisodeSampler, whose episodes are for evaluate_multilabel"):
+        evaluate(Nearest(), np.zeros((6, 2)), ["a"] * 6, sampler)

@@ -240,9 +240,12 @@ def test_classes_that_do_not_qualify_are_listed_with_the_reason() -> None:
     with pytest.raises(
         EpisodeError,
         match=r"^3-way 3-shot multi-label episodes need 3 classes that at least 4 patients have and at least 1 are "
-        r"known to lack; only 2 qualify: \{'a': 8, 'b': 12\}; left out: 'r' \(patients who have it: 2, needed: 4\)",
+        r"known to lack; only 2 qualify: \{'a': 8, 'b': 12\}; left out: 'r' \(patients who have it: 2, needed: 4\); "
+        r"try n_way=2\.$",
     ):
         MultiLabelEpisodeSampler(labels, 3, 3, 3, groups=groups)
+    with pytest.raises(EpisodeError, match=r"only 1 qualifies: \{'a': 8\}; try n_way=1\.$"):
+        MultiLabelEpisodeSampler(labels, 2, 3, 3, groups=groups, classes=["a"])
     with pytest.raises(EpisodeError, match="at least 10 are known to lack; none qualifies; left out"):
         MultiLabelEpisodeSampler(labels, 1, 3, 3, groups=groups, k_negative=9)
 

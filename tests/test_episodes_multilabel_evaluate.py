@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from episodes import EpisodeError
+from episodes import EpisodeError, EpisodeSampler, render_reports
 from episodes import multilabel_pairs as pairs
 from episodes.evaluate import VERSIONED
 from episodes.label_states import label_states
@@ -409,3 +409,19 @@ def test_names_and_tables_give_the_same_report() -> None:
     one = evaluate_multilabel(Means(), vectors, MultiLabelEpisodeSampler(labels, 2, 2, 4, **options))
     two = evaluate_multilabel(Means(), vectors, MultiLabelEpisodeSampler(table, 2, 2, 4, **options))
     assert one.to_json() == two.to_json()
+
+
+@pytest.mark.parametrize("function", [evaluate_multilabel, label_auroc])
+def test_single_label_episodes_are_for_another_function(function) -> None:
+    sampler = EpisodeSampler(["a", "b"] * 4, 2, 1, 2, n_episodes=2)
+    message = f"{function.__name__} takes .* MultiLabelEpisodeSampler; got an EpisodeSampler, whose .* for evaluate\\."
+    with pytest.raises(EpisodeError, match=message):
+        function(Means(), np.zeros((8, 2)), sampler)
+
+
+def test_pages_refuse_multi_label_reports(setting) -> None:
+    vectors, _, _, sampler = setting
+    report = evaluate_multilabel(Means(), vectors, sampler)
+    for given in (report, [report]):
+        with pytest.raises(EpisodeError, match=r"got a MultiLabelReport, whose text to_markdown\(\) makes"):
+            render_reports(given)

@@ -184,7 +184,8 @@ def test_refusals_name_what_is_missing() -> None:
     labels = ["a", "b", "c"] * 6 + ["d"] * 3
     groups = list(range(21))
     message = (
-        "5-way 5-shot with 15 queries needs 5 classes of at least 6 patients; only 3 qualify: {'a': 6, 'b': 6, 'c': 6}."
+        "5-way 5-shot with 15 queries needs 5 classes of at least 6 patients; only 3 qualify: "
+        "{'a': 6, 'b': 6, 'c': 6}; try n_way=3."
     )
     with pytest.raises(EpisodeError) as caught:
         EpisodeSampler(labels, 5, 5, 15, groups=groups)
@@ -365,3 +366,11 @@ def test_a_block_lies_within_the_sampler_and_drawable_are_the_images_of_qualifyi
     for start, stop in ((0, 6), (-1, 2), (3, 2)):
         with pytest.raises(IndexError, match=f"There are no episodes {start} to {stop - 1}: the sampler has 5"):
             sampler.block(start, stop)
+
+
+def test_too_few_classes_say_what_would_do() -> None:
+    with pytest.raises(EpisodeError, match=r"at least 6 images; only 1 qualifies: \{'a': 6\}\.$"):
+        EpisodeSampler(["a"] * 6 + ["b"] * 5, 2, 5, 15)
+    with pytest.raises(EpisodeError, match=r"only 2 qualify: \{'a': 6, 'b': 6\}; try n_way=2\.$"):
+        EpisodeSampler(["a", "b"] * 6 + ["c"] * 5, 3, 5, 15)
+    assert len(EpisodeSampler(["a", "b"] * 6 + ["c"] * 5, 2, 5, 15).classes) == 2

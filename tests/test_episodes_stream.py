@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from episodes import Episode, EpisodeError, EpisodeSampler
+from episodes import Episode, EpisodeError, EpisodeSampler, Manifest, MultiLabelEpisodeSampler, StreamedEpisode
 from episodes.pixel_batches import PixelBatches
 from episodes.pixel_cache import PixelCache
 from episodes.stream import EpisodeBatch, EpisodeStream
@@ -286,3 +287,25 @@ def test_a_cuda_device_gives_the_same(fits: bool, monkeypatch: pytest.MonkeyPatc
     changed = EpisodeStream(GREY, sampler(), augment=Augmentation(), device="cuda", seed=1)
     first = changed[2].images.clone()
     assert torch.equal(first, changed[2].images)
+
+
+def test_codes_say_which_class_of_the_sampler_each_position_is() -> None:
+    episodes = sampler()
+    seen = 0
+    for batch in EpisodeStream(GREY, episodes, batch=4):
+        for target in batch.targets:
+            assert isinstance(target, StreamedEpisode) and target.codes.dtype == torch.int64
+            assert tuple(episodes.classes[code] for code in target.codes.tolist()) == target.episode.classes
+            assert len({LABELS[row] for row in target.episode.support[0]}) == 1
+            assert episodes.classes[int(target.codes[0])] == LABELS[target.episode.support[0][0]]
+            seen += 1
+    assert seen == 11
+
+
+def test_tables_and_multi_label_episodes_are_refused(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(60)], "label": LABELS})
+    with pytest.raises(EpisodeError, match=r"takes images: .* a list of paths with a size; got a Manifest: give its i"):
+        EpisodeStream(Manifest(table, tmp_path), sampler(), size=12)
+    several = MultiLabelEpisodeSampler([(name,) for name in LABELS], 2, 1, 2, n_episodes=2)
+    with pytest.raises(EpisodeError, match="takes the episodes of an EpisodeSampler; got a MultiLabelEpisodeSampler"):
+        EpisodeStream(GREY, several)
