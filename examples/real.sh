@@ -17,7 +17,7 @@ say() {
 run() { say "$@"; "$@" 2>&1 | sed -e "s#$RADSHOT_DATA#\$RADSHOT_DATA#g" -e "s#$PWD/##g" -e "s#$OUT#out#g" | grep -v '^training \|^embedding '; }
 rm -rf "$OUT"
 
-# 1. Train an encoder prototypically on CT and MR teaching cases: location and modality make the classes.
+# 1. Train an encoder on CT and MR teaching cases: location and modality make the classes.
 run radshot train "$MEDPIX" --where "split = 'train' AND radiology = 1" --label location+modality \
   --group split_group --episodes 400 --n-query 3 --flip 0.5 --out "$OUT/encoder"
 
