@@ -364,7 +364,7 @@ from pathlib import Path
 from test_fewshot_resume import CONFIG, run
 from fewshot.training_state import STATE_FILE
 out = Path(sys.argv[1])
-config = replace(CONFIG, episodes=300, pretraining="simclr", pretraining_episodes=100, validation_every=20)
+config = replace(CONFIG, episodes=900, pretraining="simclr", pretraining_episodes=300, validation_every=20)
 run(config, out=out, resume=(out / STATE_FILE).exists())
 """
 
