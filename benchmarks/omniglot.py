@@ -52,6 +52,11 @@ PROTOTYPICAL = TrainingConfig(
 METHODS: dict[str, tuple[TrainingConfig, str]] = {
     "prototypical": (PROTOTYPICAL, "prototypes-euclidean"),
     "siamese, supcon": (replace(PROTOTYPICAL, method="siamese", loss="supcon", episodes=1200), "siamese"),
+    "siamese, multi-similarity": (
+        replace(PROTOTYPICAL, method="siamese", loss="multi-similarity", episodes=800),
+        "prototypes",
+    ),
+    "supervised": (replace(PROTOTYPICAL, method="supervised", batch_size=480, episodes=800), "prototypes"),
     "siamese, logistic": (replace(PROTOTYPICAL, method="siamese", loss="logistic", episodes=1200), "siamese"),
     "matching": (replace(PROTOTYPICAL, method="matching", episodes=1200), "matching"),
     "relation": (

@@ -35,6 +35,9 @@ class Decision:
         runner_up: The second class, or None where there is none.
         counter_evidence: Support images of the runner-up, most similar first.
         reason: Why there is no label (one sentence), else None.
+        prediction_set: The classes that cannot be ruled out at `coverage`, likeliest first; None where nothing was
+            calibrated or there are too few patients to promise that coverage.
+        coverage: Share of patients whose true class such sets are promised to hold, or None.
     """
 
     label: Hashable | None
@@ -45,3 +48,5 @@ class Decision:
     runner_up: Hashable | None = None
     counter_evidence: tuple[Neighbor, ...] = ()
     reason: str | None = None
+    prediction_set: tuple[Hashable, ...] | None = None
+    coverage: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,8 +32,10 @@ class ClassScores(ABC):
     Attributes:
         classes_: The labels, sorted, as the caller gave them.
         n_evidence: Support images named per decision for the winner, and for the runner-up.
+        transductive: Whether a query's answer depends on the other queries it is asked with.
     """
 
+    transductive: ClassVar[bool] = False
     classes_: NDArray[Any]
     n_evidence: int
     #: "cosine" where nothing can be decided about a query that is zero once centred, else "euclidean".

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,7 @@ class NeighborClassifier:
         'y.png'
     """
 
+    transductive: ClassVar[bool] = False
     classes_: NDArray[Any]
 
     def __init__(
@@ -107,6 +108,27 @@ class NeighborClassifier:
         self._dim = support.vectors.shape[1]
         self.classes_ = class_array(support.classes)
         return self
+
+    def scores(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Score of each query for each class, (n, n_classes) in the order of `classes_`; not probabilities.
+
+        With k = 1 the similarity of the class's nearest image, else the class's share of the votes. A query nothing can
+        be decided about (see `decide`) has NaN throughout.
+        """
+        queries, reasons = self._queries(vectors)
+        which = [i for i, reason in enumerate(reasons) if reason is None]
+        found = np.full((len(queries), len(self.classes_)), np.nan)
+        found[which] = 0.0
+        if self.k == 1:
+            for target in range(len(self.classes_)):
+                own = [name for name, code in self._target.items() if code == target]
+                for i, pairs in zip(which, self._nearest(queries[which], 1, own), strict=True):
+                    found[i, target] = pairs[0][1]
+            return found
+        for i, pairs in self._search(queries, reasons):
+            for target, share in self._vote(pairs):
+                found[i, target] = share
+        return found
 
     def predict(self, vectors: ArrayLike) -> NDArray[Any]:
         """Labels (n,) by vote; None where `decide` has no label."""

@@ -8,7 +8,7 @@ With the source domain's mean subtracted and rows brought to unit length this is
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +53,7 @@ class PrototypeClassifier:
         ['a', 'b']
     """
 
+    transductive: ClassVar[bool] = False
     classes_: NDArray[Any]
     prototypes_: NDArray[np.float64]
 

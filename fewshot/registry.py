@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from embeddings import SimilarityHead
-from episodes import Decision
 
 from .attention_head import MatchingClassifier
+from .head import Head
 from .neighbors import NeighborClassifier
 from .prototypes import PrototypeClassifier
 from .relation_head import RelationClassifier
 from .siamese import SiameseClassifier
-
-
-class Head(Protocol):
-    """What every few-shot classifier does."""
-
-    def fit(
-        self,
-        vectors: ArrayLike,
-        labels: Sequence[Hashable],
-        *,
-        ids: Sequence[str] | None = None,
-        groups: Sequence[Hashable | None] | None = None,
-    ) -> Head:
-        """Learn from support vectors (n, d)."""
-
-    def predict(self, vectors: ArrayLike) -> NDArray[Any]:
-        """Labels (n,)."""
-
-    def decide(self, vectors: ArrayLike) -> list[Decision]:
-        """Full answers."""
 
 
 def _own(similarity: SimilarityHead | None, name: str) -> SimilarityHead | None:
