@@ -181,8 +181,11 @@ class ReadableStore:
         hashes: list[str] = []
         metadata: list[str] = []
         places: list[int] = []
+        since: list[int] = []
         digest = 0
-        for *row, crc in connection.execute(f"SELECT {ROW_COLUMNS}, row_crc FROM rows ORDER BY id"):
+        for *row, crc, row_version in connection.execute(
+            f"SELECT {ROW_COLUMNS}, row_crc, version FROM rows ORDER BY id"
+        ):
             identity, segment, position, content_hash, _, text, _ = row
             if row_crc(row) != crc:
                 raise self._damaged(f"row {identity!r} does not match its checksum")
@@ -193,12 +196,21 @@ class ReadableStore:
             hashes.append(content_hash)
             metadata.append(text)
             places.append(segment << PLACE_BITS | position)
+            since.append(row_version)
         if self._digest(connection) != (len(ids), digest):
             raise self._damaged("rows are missing or were changed behind its back")
         place = np.asarray(places, dtype=np.int64)
         vectors = self._gather(place, segments)
         vectors.flags.writeable = False
-        return Snapshot(version=version, ids=ids, vectors=vectors, hashes=hashes, metadata_json=metadata, places=place)
+        return Snapshot(
+            version=version,
+            ids=ids,
+            vectors=vectors,
+            hashes=hashes,
+            metadata_json=metadata,
+            places=place,
+            since=np.asarray(since, dtype=np.int64),
+        )
 
     def _gather(self, places: NDArray[np.int64], segments: dict[int, Segment]) -> NDArray[np.float32]:
         """Collect vectors in the order of `places` (n,): from the last snapshot where it has them, else from files."""

@@ -24,6 +24,7 @@ class Snapshot:
         ids: Ids in canonical order (Python's order of strings).
         vectors: float32 rows (n, d) as the encoder made them, contiguous and read-only.
         hashes: Content hash of each row.
+        since: int64 (n,), the version each row came with, or was last changed in.
     """
 
     version: int
@@ -32,6 +33,7 @@ class Snapshot:
     hashes: list[str]
     metadata_json: list[str] = field(repr=False)
     places: NDArray[np.int64] = field(repr=False)
+    since: NDArray[np.int64] = field(repr=False)
 
     @classmethod
     def from_rows(cls, ids: Sequence[str], vectors: NDArray[np.float32]) -> Snapshot:
@@ -51,6 +53,26 @@ class Snapshot:
             hashes=[""] * len(ids),
             metadata_json=["{}"] * len(ids),
             places=np.empty((0, 2), dtype=np.int64),
+            since=np.zeros(len(ids), dtype=np.int64),
+        )
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Snapshot:
+        """Return some of the rows, in order of id, as a snapshot of the same version.
+
+        Args:
+            rows: Row numbers, each at most once.
+        """
+        kept = np.sort(np.asarray(rows, dtype=np.intp))
+        vectors = np.ascontiguousarray(self.vectors[kept])
+        vectors.flags.writeable = False
+        return Snapshot(
+            version=self.version,
+            ids=[self.ids[i] for i in kept],
+            vectors=vectors,
+            hashes=[self.hashes[i] for i in kept],
+            metadata_json=[self.metadata_json[i] for i in kept],
+            places=self.places[kept] if len(self.places) == len(self.ids) else self.places,
+            since=self.since[kept],
         )
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from embeddings import Archive, ImageError, UnknownId, printable
 
-from .registration import Candidate, Registration, read_candidates, sort_out
+from .registration import CALIBRATION, ROLES, SUPPORT, Candidate, Registration, read_candidates, role_of, sort_out
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -28,6 +28,9 @@ ENCODE_BATCH = 64
 
 class ComparisonSet:
     """n labelled support images per class, kept on disk with their vectors and their provenance.
+
+    Images of other patients can be set aside for calibration (`role="calibration"`): they are stored and erased like
+    all others, and no answer is ever decided from them.
 
     Open one with `ComparisonSet.open`. Every property reads the newest committed version, also one another process
     wrote; where others may write between two properties, take both from one `snapshot`. Rows come in id order, so that
@@ -42,6 +45,7 @@ class ComparisonSet:
     def __init__(self, archive: Archive, encoder: Encoder | None = None) -> None:
         self.archive = archive
         self.encoder = encoder
+        self._parts: tuple[int, Snapshot, Snapshot] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, encoder: Encoder | None = None) -> ComparisonSet:
@@ -65,12 +69,26 @@ class ComparisonSet:
 
     def __len__(self) -> int:
         """Number of support images."""
-        return len(self.archive)
+        return len(self.snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
-        """One version of the set: ids, vectors and metadata that belong together."""
-        return self.archive.snapshot()
+        """The support in one version of the set: ids, vectors and metadata that belong together."""
+        return self.parts()[0]
+
+    @property
+    def calibration(self) -> Snapshot:
+        """The images set aside for calibration, in one version of the set."""
+        return self.parts()[1]
+
+    def parts(self) -> tuple[Snapshot, Snapshot]:
+        """The support and the images set aside for calibration, both of one version."""
+        whole = self.archive.snapshot()
+        if self._parts is None or self._parts[0] != whole.version:
+            aside = np.array([role_of(row) == CALIBRATION for row in whole.metadata], dtype=np.bool_)
+            support = whole.take(np.flatnonzero(~aside)) if aside.any() else whole
+            self._parts = whole.version, support, whole.take(np.flatnonzero(aside))
+        return self._parts[1], self._parts[2]
 
     @property
     def ids(self) -> list[str]:
@@ -115,10 +133,9 @@ class ComparisonSet:
         Raises:
             KeyError: No such image.
         """
-        snapshot = self.snapshot
-        for name, row in zip(snapshot.ids, snapshot.metadata, strict=True):
-            if name == image_id:
-                return dict(row)
+        whole = self.archive.snapshot()
+        if image_id in whole.positions:
+            return dict(whole.metadata[whole.positions[image_id]])
         raise KeyError(f"The comparison set has no image {image_id!r}.")
 
     # -- changing ------------------------------------------------------------------------------------------------
@@ -130,6 +147,7 @@ class ComparisonSet:
         *,
         patients: Sequence[str | None] | None = None,
         ids: Sequence[str] | None = None,
+        role: str = "support",
         on_error: str = "raise",
     ) -> Registration:
         """Add support images of one class, in one step that happens wholly or not at all.
@@ -140,6 +158,8 @@ class ComparisonSet:
             patients: Their patients, aligned, kept as text; where None, NaN or blank a DICOM file's PatientID is taken,
                 else unknown.
             ids: Their ids, aligned; by default the SOPInstanceUID, else the path as given.
+            role: "support" decides answers; "calibration" is set aside to calibrate a deployment on, and must be of
+                patients who do not support the set.
             on_error: "raise" stops at the first image that cannot be taken, before anything is stored; "report"
                 takes the others and lists it.
 
@@ -148,19 +168,20 @@ class ComparisonSet:
 
         Raises:
             ImageError: An image that cannot be taken (with "raise"): unreadable, or registered under another label
-                or for another patient, or its id belongs to another image.
-            ValueError: No encoder, an empty label, lists of unequal length, an image that is no file.
+                or for another patient, its id belongs to another image, or its patient has the other role.
+            ValueError: No encoder, an empty label, an unknown role, lists of unequal length, an image that is no file.
             ArchiveError: The set cannot be written; nothing was stored.
         """
         if isinstance(images, (str, os.PathLike)):
             raise ValueError("images must be a list of files; got one path. Put it in a list.")
-        return self._register([label] * len(images), images, patients, ids, on_error)
+        return self._register([label] * len(images), images, patients, ids, on_error, role=role)
 
-    def register_manifest(self, manifest: Manifest, *, on_error: str = "report") -> Registration:
+    def register_manifest(self, manifest: Manifest, *, role: str = "support", on_error: str = "report") -> Registration:
         """Add every row of a manifest: its image, label and group (patient). Ids are the paths in the manifest.
 
         Args:
             manifest: Single-label.
+            role: As for `register`.
             on_error: As for `register`.
 
         Returns:
@@ -183,7 +204,7 @@ class ComparisonSet:
             labels.append(label)
         names = [str(name) for name in manifest.table[manifest.image_column]]
         patients = None if manifest.groups is None else [str(group) for group in manifest.groups]
-        return self._register(labels, list(manifest.images), patients, None, on_error, names)
+        return self._register(labels, list(manifest.images), patients, None, on_error, names, role=role)
 
     def remove(self, *, id: str | None = None, patient: str | None = None, label: str | None = None) -> tuple[str, ...]:
         """Remove an image, a patient or a class; every later answer equals never having had it.
@@ -208,8 +229,8 @@ class ComparisonSet:
         if id is not None:
             return self.archive.remove(ids=[id], purge=True)
         with self.archive.writing():  # nobody may add to the class between the look and the removal
-            snapshot = self.snapshot
-            own = [name for name, row in zip(snapshot.ids, snapshot.metadata, strict=True) if row["label"] == label]
+            whole = self.archive.snapshot()
+            own = [name for name, row in zip(whole.ids, whole.metadata, strict=True) if row["label"] == label]
             if not own:
                 close = difflib.get_close_matches(str(label), self.classes, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -242,8 +263,12 @@ class ComparisonSet:
         ids: Sequence[str] | None,
         on_error: str,
         names: Sequence[str] | None = None,
+        *,
+        role: str = "support",
     ) -> Registration:
         encoder = self._required_encoder()
+        if role not in ROLES:
+            raise ValueError(f"role must be {' or '.join(map(repr, ROLES))}; got {role!r}.")
         if on_error not in ("raise", "report"):
             raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
         for kind, values in (("patients", patients), ("ids", ids)):
@@ -252,13 +277,13 @@ class ComparisonSet:
         for label in labels:
             if not isinstance(label, str) or not label.strip():
                 raise ValueError(f"A label must be a non-empty string; got {label!r}.")
-        candidates, refused = read_candidates(encoder, labels, images, patients, ids, names, on_error)
+        candidates, refused = read_candidates(encoder, labels, images, patients, ids, names, on_error, role=role)
         vectors = self._encode(candidates)
         bad = ~np.isfinite(vectors).all(axis=1)
         refused += [(candidates[i].path, "its vector holds NaN or infinity") for i in np.flatnonzero(bad)]
         rows = {id(candidates[i]): vectors[i] for i in np.flatnonzero(~bad)}
         with self.archive.writing():  # nobody may register in between: what is decided here is what is stored
-            new, duplicates, clashes = sort_out(self.snapshot, [c for c in candidates if id(c) in rows])
+            new, duplicates, clashes = sort_out(self.archive.snapshot(), [c for c in candidates if id(c) in rows])
             refused += clashes
             if refused and on_error == "raise":
                 raise ImageError(*refused[0])
@@ -293,4 +318,5 @@ class ComparisonSet:
             "sha256": candidate.sha256,
             "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "encoder": self.encoder.fingerprint if self.encoder is not None else None,
+            **({} if candidate.role == SUPPORT else {"role": candidate.role}),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,16 @@ from .support import is_missing
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
+
+
+#: What a registered image is for: to decide answers by, or, of other patients, to calibrate on.
+SUPPORT, CALIBRATION = "support", "calibration"
+ROLES = (SUPPORT, CALIBRATION)
+
+
+def role_of(row: Mapping[str, Any]) -> str:
+    """What a stored image is for, by its metadata; those that say nothing are support."""
+    return str(row.get("role", SUPPORT))
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Candidate:
     patient: str | None
     sha256: str
     prepared: NDArray[Any]
+    role: str = SUPPORT
 
 
 def read_candidates(
@@ -53,6 +64,8 @@ def read_candidates(
     ids: Sequence[str] | None,
     names: Sequence[str] | None,
     on_error: str,
+    *,
+    role: str = SUPPORT,
 ) -> tuple[list[Candidate], list[tuple[str, str]]]:
     """Read and identify every image.
 
@@ -64,6 +77,7 @@ def read_candidates(
         ids: Their ids, or None: then the SOPInstanceUID, else the name.
         names: What to call them without a SOPInstanceUID, or None: the path as given.
         on_error: "raise" or "report".
+        role: What they are for.
 
     Returns:
         The readable ones, and (image, reason) of the others.
@@ -91,6 +105,7 @@ def read_candidates(
                 patient=patient or identity.patient_id,
                 sha256=identity.sha256,
                 prepared=prepared,
+                role=role,
             )
         )
     return candidates, refused
@@ -109,21 +124,26 @@ def sort_out(
         New candidates, ids of the duplicates, and (image, reason) of the contradictions.
     """
     by_id = {
-        name: (sha256, row["label"], row.get("patient"))
+        name: (sha256, row["label"], row.get("patient"), role_of(row))
         for name, sha256, row in zip(snapshot.ids, snapshot.hashes, snapshot.metadata, strict=True)
     }
-    by_hash = {sha256: name for name, (sha256, _, _) in by_id.items()}
+    by_hash = {sha256: name for name, (sha256, *_) in by_id.items()}
+    roles = {patient: role for _, _, patient, role in by_id.values() if patient is not None}
     new: list[Candidate] = []
     duplicates: list[str] = []
     clashes: list[tuple[str, str]] = []
     for candidate in candidates:
         known = candidate.id if candidate.id in by_id else by_hash.get(candidate.sha256)
         if known is None:
+            own = candidate.role if candidate.patient is None else roles.setdefault(candidate.patient, candidate.role)
+            if own != candidate.role:
+                clashes.append((candidate.path, _other_role(candidate, own)))
+                continue
             new.append(candidate)
-            by_id[candidate.id] = (candidate.sha256, candidate.label, candidate.patient)
+            by_id[candidate.id] = (candidate.sha256, candidate.label, candidate.patient, candidate.role)
             by_hash[candidate.sha256] = candidate.id
             continue
-        sha256, label, patient = by_id[known]
+        sha256, label, patient, role = by_id[known]
         if sha256 != candidate.sha256:
             clashes.append(
                 (candidate.path, f"the id {known!r} is taken by another image; give this one an id of its own")
@@ -133,6 +153,14 @@ def sort_out(
         elif candidate.patient not in (None, patient):
             of = "no known patient" if patient is None else f"patient {patient!r}"
             clashes.append((candidate.path, f"it is registered for {of} (id {known!r}); remove it there first"))
+        elif candidate.role != role:
+            clashes.append((candidate.path, f"it is registered as {role} (id {known!r}); remove it there first"))
         else:
             duplicates.append(known)
     return new, duplicates, clashes
+
+
+def _other_role(candidate: Candidate, role: str) -> str:
+    if role == SUPPORT:
+        return f"patient {candidate.patient!r} supports the set, and calibration needs patients apart from the support"
+    return f"patient {candidate.patient!r} is set aside for calibration, and the support needs other patients"
