@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from methods import TASKS as TRAINED_TASKS
+from methods import pixels as source_pixels
 from methods import trained as task_encoder
 from numpy.typing import NDArray
 from omniglot import METHODS as OMNIGLOT_METHODS
@@ -25,6 +26,7 @@ from omniglot import trained as omniglot_encoder
 from tasks import Images, data_folder
 
 from embeddings import Encoder, ImageSource, TorchEncoder, load_encoder
+from embeddings.source_statistics import SourceStatistics
 from episodes import SOURCE_FINDINGS, UNSEEN_FINDINGS, Manifest, make_phantoms
 from fewshot import train
 from radshot.demo import SIZE, TRAINING, TRAINING_EPISODES
@@ -138,6 +140,30 @@ def load(task: str, name: str) -> TaskVectors:
             groups=None if task == "omniglot" else list(file["groups"].tolist()),
             center=file["center"] if file["center"].size else None,
         )
+
+
+def statistics_of(task: str, name: str) -> SourceStatistics | None:
+    """Means and variances of the source's classes as an encoder sees them; None for raw pixels.
+
+    Of Omniglot's source the first 300 classes. T4-same's source holds the classes of its target.
+    """
+    if ENCODERS[name] is None:
+        return None
+    path = RUNS / "vectors" / f"{task}-{name}-source.npz"
+    if not path.exists():
+        groups: list[Hashable] | None
+        if task == "omniglot":
+            images, labels = omniglot("trainval")
+            some = set(list(dict.fromkeys(labels))[:300])
+            kept = [i for i, label in enumerate(labels) if label in some]
+            images, labels, groups = images[kept], [labels[i] for i in kept], None
+        else:
+            images, source = source_pixels("T2" if task == "T3" else task)
+            labels, groups = source.labels, source.groups
+        vectors = encoder_of(task, name).encode(list(images))
+        np.savez(path, **SourceStatistics.of(vectors, labels, groups=groups).to_arrays())
+    with np.load(path) as file:
+        return SourceStatistics.from_arrays({key: file[key] for key in file.files})
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
     from .similarity import SimilarityHead
+    from .source_statistics import SourceStatistics
     from .sources import Record, printable, records_from_folder, records_from_table
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_backbone import trainable_from
@@ -66,6 +67,7 @@ _HOMES = {
     "SimilarityHead": "similarity",
     "Snapshot": "archive",
     "SourceError": "errors",
+    "SourceStatistics": "source_statistics",
     "StorageFull": "errors",
     "TorchEncoder": "torch_encoder",
     "TransformersEncoder": "transformers_encoder",
@@ -115,6 +117,7 @@ __all__ = [
     "SimilarityHead",
     "Snapshot",
     "SourceError",
+    "SourceStatistics",
     "StorageFull",
     "TorchEncoder",
     "TransformersEncoder",

@@ -22,9 +22,11 @@ from torch import nn
 from .encoders import CHECKPOINT_FILE, fingerprint_of
 from .errors import EncoderError
 from .similarity import SimilarityHead
+from .source_statistics import ARRAYS, SourceStatistics
 
-# Version of the checkpoint's layout; a larger one is refused. Since 3 a learnt comparison may be among the tensors.
-FORMAT_VERSION = 3
+# Version of the checkpoint's layout; a larger one is refused. Since 3 a learnt comparison may be among the tensors,
+# since 4 the statistics of the source's classes.
+FORMAT_VERSION = 4
 
 # The tensors of a checkpoint of format 1; since format 2 the name holds the first digits of their SHA-256, so that
 # encoder.json, replaced in one step, says which tensors are meant.
@@ -37,8 +39,11 @@ MAX_JSON_BYTES = 4 * 2**20
 # The most a learnt comparison may hold; the largest made here, a relation module, has 14 tensors and some megabytes.
 MAX_SIMILARITY_TENSORS, MAX_SIMILARITY_BYTES = 64, 64 * 2**20
 
-# What the names of a learnt comparison's tensors begin with.
-_SIMILARITY_PREFIX = "similarity."
+# The most the source's statistics may hold; those of 256 classes and vectors of 2,048 numbers hold 4 MiB.
+MAX_STATISTICS_BYTES = 64 * 2**20
+
+# What the names of a learnt comparison's tensors, and of the source's statistics, begin with.
+_SIMILARITY_PREFIX, _STATISTICS_PREFIX = "similarity.", "source_statistics."
 
 
 def write_checkpoint(
@@ -47,6 +52,7 @@ def write_checkpoint(
     tensors: Mapping[str, torch.Tensor],
     *,
     similarity: SimilarityHead | None = None,
+    statistics: SourceStatistics | None = None,
 ) -> None:
     """Write both files, force them to the disk, and make them the checkpoint in one step: renaming the description.
 
@@ -57,13 +63,17 @@ def write_checkpoint(
         document: Plain JSON types; the format version and the hash of the weights are added.
         tensors: On the CPU, contiguous, no two sharing memory.
         similarity: The learnt comparison; its description, its weights and a hash of both are added.
+        statistics: Those of the source's classes; they are added to the tensors, whose hash covers them.
 
     Raises:
-        EncoderError: The folder cannot be written, the document is not plain JSON, or the comparison is too large.
+        EncoderError: The folder cannot be written, the document is not plain JSON, or the comparison or the statistics
+            are too large.
     """
     if similarity is not None:
         described, compared = _similarity_parts(similarity)
         document, tensors = {**document, **described}, {**tensors, **compared}
+    if statistics is not None:
+        tensors = {**tensors, **_statistics_parts(statistics)}
     weights_new, json_new = (target / f".{name}.{os.getpid()}" for name in (FIRST_WEIGHTS_FILE, CHECKPOINT_FILE))
     leftovers = [weights_new]
     try:
@@ -200,6 +210,59 @@ def read_similarity(root: Path, document: Mapping[str, Any], tensors: dict[str, 
             f"{CHECKPOINT_FILE} was changed."
         )
     return SimilarityHead(name, config, arrays)
+
+
+def read_statistics(root: Path, tensors: dict[str, torch.Tensor]) -> SourceStatistics | None:
+    """Take the statistics of the source's classes out of a checkpoint's tensors, and verify them.
+
+    Args:
+        root: The checkpoint's folder.
+        tensors: Its weights, whose hash was compared; the statistics are removed.
+
+    Returns:
+        The statistics, or None where the checkpoint has none.
+
+    Raises:
+        EncoderError: They are no statistics, or larger than a checkpoint may hold.
+    """
+    names = [key for key in tensors if key.startswith(_STATISTICS_PREFIX)]
+    if not names:
+        return None
+    arrays = {key.removeprefix(_STATISTICS_PREFIX): tensors.pop(key) for key in names}
+    reason = _too_large(sum(value.nbytes for value in arrays.values()))
+    kinds = {name: torch.int64 if name == "patients" else torch.float32 for name in ARRAYS}
+    found = {name: value.dtype for name, value in arrays.items()}
+    if reason is None and found != kinds:
+        reason = f"they are {_listed(kinds)}, and it has {_listed(found)}"
+    if reason is None:
+        try:
+            return SourceStatistics.from_arrays({name: value.numpy() for name, value in arrays.items()})
+        except ValueError as error:
+            reason = str(error).removesuffix(".")
+    raise EncoderError(f"The source statistics in {root} are none that radshot saved: {reason}.")
+
+
+def _statistics_parts(statistics: SourceStatistics) -> dict[str, torch.Tensor]:
+    """Return what the source's statistics add to the tensors of a checkpoint.
+
+    Raises:
+        EncoderError: They are larger than a checkpoint may hold.
+    """
+    arrays = statistics.to_arrays()
+    excess = _too_large(sum(value.nbytes for value in arrays.values()))
+    if excess is not None:
+        raise EncoderError(f"The source statistics cannot be saved: {excess}.")
+    return {_STATISTICS_PREFIX + name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+
+
+def _too_large(size: int) -> str | None:
+    """Say by how much the source's statistics are out of bounds."""
+    allowed = MAX_STATISTICS_BYTES
+    return f"at most {allowed:,} bytes are allowed, and they have {size:,}" if size > allowed else None
+
+
+def _listed(kinds: Mapping[str, torch.dtype]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items()))
 
 
 def _similarity_parts(head: SimilarityHead) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

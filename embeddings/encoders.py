@@ -20,6 +20,7 @@ from .errors import EncoderError, UnknownEncoder
 from .images import ImageSource, read_image
 from .preprocess import Preprocess
 from .similarity import SimilarityHead
+from .source_statistics import SourceStatistics
 
 # The file that makes a folder a checkpoint.
 CHECKPOINT_FILE = "encoder.json"
@@ -41,6 +42,7 @@ class Encoder(Protocol):
         fingerprint: SHA-256 (hex) over weights, configuration and preprocessing. Two encoders of one fingerprint make
             the same vectors; vectors of different fingerprints are never compared.
         source_mean: Mean vector of the domain it was trained on, shape (dim,), or None.
+        source_statistics: Mean and spread of that domain's classes, or None. Like the mean no part of the fingerprint.
         similarity: The comparison of two vectors that was learnt with it, or None.
     """
 
@@ -62,6 +64,11 @@ class Encoder(Protocol):
     @property
     def source_mean(self) -> NDArray[np.float32] | None:
         """Return the mean vector of the source domain, or None."""
+        ...
+
+    @property
+    def source_statistics(self) -> SourceStatistics | None:
+        """Return the statistics of the source domain's classes, or None."""
         ...
 
     @property
@@ -101,6 +108,7 @@ class BaseEncoder(ABC):
         dim: Length of the vectors.
         fingerprint: See `Encoder`.
         source_mean: See `Encoder`.
+        source_statistics: See `Encoder`.
         similarity: See `Encoder`.
         loader: What `load` calls; pickles into a worker process without the network.
         spec: What `load_encoder` was given, so that an archive can name it; None where there is no such text.
@@ -110,6 +118,7 @@ class BaseEncoder(ABC):
     dim: int
     fingerprint: str
     source_mean: NDArray[np.float32] | None = None
+    source_statistics: SourceStatistics | None = None
     similarity: SimilarityHead | None = None
     loader: Callable[[ImageSource], NDArray[np.float32]]
     spec: str | None = None
@@ -169,6 +178,18 @@ def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]
         digest.update(f"\n{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def check_statistics(statistics: SourceStatistics | None, dim: int) -> SourceStatistics | None:
+    """Return an encoder's source statistics if they are of vectors of its length.
+
+    Raises:
+        EncoderError: They are of vectors of another length, or none at all.
+    """
+    if statistics is not None and (not isinstance(statistics, SourceStatistics) or statistics.dim != dim):
+        found = f"{statistics.dim} dimensions" if isinstance(statistics, SourceStatistics) else repr(statistics)
+        raise EncoderError(f"source_statistics must be SourceStatistics of {dim} dimensions; got {found}.")
+    return statistics
 
 
 def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") -> Encoder:

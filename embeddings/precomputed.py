@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .encoders import BaseEncoder, fingerprint_of
+from .encoders import BaseEncoder, check_statistics, fingerprint_of
 from .errors import EncoderError, ImageError
 from .images import ImageSource, image_identity
+from .source_statistics import SourceStatistics
 
 # Columns of a table of vectors that may name the image; the first one present is taken, the others must be numbers.
 ID_COLUMNS = ("id", "image", "path")
@@ -51,6 +52,7 @@ class PrecomputedEncoder(BaseEncoder):
         vectors: Shape (n, d), finite.
         name: For people.
         source_mean: Mean vector of the source domain, shape (d,), or None.
+        source_statistics: Mean and spread of the source domain's classes, or None.
 
     Raises:
         EncoderError: Ids and vectors that do not fit together.
@@ -67,6 +69,7 @@ class PrecomputedEncoder(BaseEncoder):
         *,
         name: str = "precomputed",
         source_mean: NDArray[np.float32] | None = None,
+        source_statistics: SourceStatistics | None = None,
     ) -> None:
         """Check that ids and vectors fit together."""
         table = np.array(vectors, dtype=np.float32)
@@ -87,6 +90,7 @@ class PrecomputedEncoder(BaseEncoder):
         self.name = name
         self.dim = int(table.shape[1])
         self.source_mean = None if source_mean is None else np.asarray(source_mean, dtype=np.float32)
+        self.source_statistics = check_statistics(source_statistics, self.dim)
         order = sorted(rows)
         self.fingerprint = fingerprint_of(
             {"kind": "precomputed", "ids": order}, {"vectors": table[[rows[key] for key in order]]}

@@ -20,13 +20,15 @@ from .checkpoint import (
     network_tensors,
     read_document,
     read_similarity,
+    read_statistics,
     read_tensors,
     write_checkpoint,
 )
-from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, fingerprint_of
+from .encoders import CHECKPOINT_FILE, BaseEncoder, ImageLoader, check_statistics, fingerprint_of
 from .errors import EncoderError
 from .preprocess import Preprocess
 from .similarity import SimilarityHead
+from .source_statistics import SourceStatistics
 
 # Names inside the weights file: the network's tensors, the source domain's mean vector.
 _NETWORK_PREFIX, _SOURCE_MEAN = "network.", "source_mean"
@@ -46,6 +48,8 @@ class TorchEncoder(BaseEncoder):
         backbone_config: Name and options that `build_backbone` needs to build the network again; None takes them
             from the network where it has them. Without them the encoder works but cannot be saved.
         source_mean: Mean vector of the source domain, shape (d,), or None.
+        source_statistics: Mean and spread of the source domain's classes, or None. Like the mean it changes no vector,
+            so it is no part of the fingerprint.
         similarity: The learnt comparison that was trained with the network, or None. It does not change a vector, so it
             is no part of the fingerprint; a checkpoint has a hash of its own for its name, options and weights.
         device: "auto" takes CUDA where there is one, else the CPU.
@@ -63,6 +67,7 @@ class TorchEncoder(BaseEncoder):
         name: str,
         backbone_config: Mapping[str, Any] | None = None,
         source_mean: NDArray[np.float32] | None = None,
+        source_statistics: SourceStatistics | None = None,
         similarity: SimilarityHead | None = None,
         device: str = "auto",
         training: Mapping[str, Any] | None = None,
@@ -82,6 +87,7 @@ class TorchEncoder(BaseEncoder):
         if declared != self.dim:
             raise EncoderError(f"The network says dim = {declared} and makes vectors of {self.dim} dimensions.")
         self.source_mean = _check_mean(source_mean, self.dim)
+        self.source_statistics = check_statistics(source_statistics, self.dim)
         self.similarity = similarity
         self.fingerprint = self._take_fingerprint()
 
@@ -111,7 +117,8 @@ class TorchEncoder(BaseEncoder):
 
         Raises:
             EncoderError: The network is not of the registry, so nobody could build it again; its weights changed since
-                the encoder was made; the learnt comparison is too large; or the folder cannot be written.
+                the encoder was made; the learnt comparison or the source statistics are too large; or the folder
+                cannot be written.
         """
         if self.backbone_config is None:
             raise EncoderError(
@@ -135,7 +142,7 @@ class TorchEncoder(BaseEncoder):
             "fingerprint": self.fingerprint,
             "training": self.training,
         }
-        write_checkpoint(target, document, tensors, similarity=self.similarity)
+        write_checkpoint(target, document, tensors, similarity=self.similarity, statistics=self.source_statistics)
         self.spec = str(target.absolute())
         return target
 
@@ -190,6 +197,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         raise EncoderError(f"{root / CHECKPOINT_FILE} is no checkpoint description ({error}).") from error
     tensors = read_tensors(root, document["format_version"], weights_sha256)
     mean = tensors.pop(_SOURCE_MEAN, None)
+    statistics = read_statistics(root, tensors)
     similarity = read_similarity(root, document, tensors)
     if str(backbone.get("name", "")).startswith("hf:"):
         raise EncoderError(
@@ -207,6 +215,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, device: str = "auto") -> 
         name=name,
         backbone_config=document["backbone"],  # the fingerprint is of what was written, however it is written now
         source_mean=source_mean,
+        source_statistics=statistics,
         similarity=similarity,
         device=device,
         training=training,

@@ -35,9 +35,10 @@ class Decision:
         runner_up: The second class, or None where there is none.
         counter_evidence: Support images of the runner-up, most similar first.
         reason: Why there is no label (one sentence), else None.
-        prediction_set: The classes that cannot be ruled out at `coverage`, likeliest first; None where nothing was
-            calibrated or there are too few patients to promise that coverage.
+        prediction_set: The classes that cannot be ruled out at `coverage`, likeliest first, and always the winner; None
+            where nothing was calibrated or there are too few patients to promise that coverage.
         coverage: Share of patients whose true class such sets are promised to hold, or None.
+        flags: Classes whose probability reaches the threshold chosen for them, whatever the label.
     """
 
     label: Hashable | None
@@ -50,3 +51,4 @@ class Decision:
     reason: str | None = None
     prediction_set: tuple[Hashable, ...] | None = None
     coverage: float | None = None
+    flags: tuple[Hashable, ...] = ()

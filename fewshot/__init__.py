@@ -8,14 +8,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .attention_head import MatchingClassifier
     from .augmentation import Augmentation
+    from .auto import AutoClassifier, HeadChoice, Trial
+    from .calibration import IsotonicCalibration, TemperatureScaling, fit_isotonic, fit_temperature
+    from .calibration_rows import TooFewPatients
     from .comparison import ComparisonSet
+    from .conformal import PredictionSets, SplitConformal, fit_split_conformal, patients_needed
+    from .cross_conformal import CrossConformal, fit_cross_conformal, fold_numbers, fold_scores
+    from .deploying import deploy, open_deployment
+    from .deployment import Deployment
+    from .deployment_store import deployments, has_deployment, roll_back, withdraw_stale
+    from .distribution_calibration import DistributionCalibratedClassifier
+    from .estimate import Estimate, estimate
+    from .evidence import Counterfactual, what_would_change
+    from .finetuning import FineTunedClassifier
+    from .fitted import Fitted
+    from .gaussian import GaussianClassifier
+    from .head import Head
+    from .held_out import fit_folds, held_out_scores, patient_folds
+    from .label_heads import LabelClassifier
     from .label_prototypes import LabelPrototypeClassifier
+    from .linear import LinearProbe, RidgeClassifier
     from .losses import prototypical_loss, squared_distances
     from .matching import MatchingNetwork
     from .multilabel import MultiLabelPrototypicalNetwork, MultiLabelTargets
     from .neighbors import NeighborClassifier
     from .networks import EpisodeTargets, EpisodicNetwork, ImageNetwork, PrototypicalNetwork
+    from .novelty import NoveltyAnswer, NoveltyDetector, fit_novelty, nearest_similarity, none_of_these, winning_score
+    from .operating_points import OperatingPoint, choose_operating_point, measure_operating_point
+    from .outliers import Outlier, OutlierReport, outlier_scores
     from .prototypes import PrototypeClassifier
+    from .recipe import Recipe
     from .registration import Registration
     from .registry import HEADS, heads_for, make_head
     from .relation import RelationNetwork
@@ -23,7 +45,10 @@ if TYPE_CHECKING:
     from .siamese import SiameseClassifier
     from .siamese_network import SiameseNetwork
     from .simclr import SimCLRNetwork
+    from .soft_kmeans import SoftKMeansClassifier
+    from .studies import decide_studies, pool_p_values, pool_probabilities, pool_scores
     from .supervised import SupervisedNetwork
+    from .svm import SupportVectorClassifier
     from .training import Training, train
     from .training_config import METHODS, PRETRAINING, SIAMESE_LOSSES, TrainingConfig, TrainingError
 
@@ -33,68 +58,182 @@ __all__ = [
     "PRETRAINING",
     "SIAMESE_LOSSES",
     "Augmentation",
+    "AutoClassifier",
     "ComparisonSet",
+    "Counterfactual",
+    "CrossConformal",
+    "Deployment",
+    "DistributionCalibratedClassifier",
     "EpisodeTargets",
     "EpisodicNetwork",
+    "Estimate",
+    "FineTunedClassifier",
+    "Fitted",
+    "GaussianClassifier",
+    "Head",
+    "HeadChoice",
     "ImageNetwork",
+    "IsotonicCalibration",
+    "LabelClassifier",
     "LabelPrototypeClassifier",
+    "LinearProbe",
     "MatchingClassifier",
     "MatchingNetwork",
     "MultiLabelPrototypicalNetwork",
     "MultiLabelTargets",
     "NeighborClassifier",
+    "NoveltyAnswer",
+    "NoveltyDetector",
+    "OperatingPoint",
+    "Outlier",
+    "OutlierReport",
+    "PredictionSets",
     "PrototypeClassifier",
     "PrototypicalNetwork",
+    "Recipe",
     "Registration",
     "RelationClassifier",
     "RelationNetwork",
+    "RidgeClassifier",
     "SiameseClassifier",
     "SiameseNetwork",
     "SimCLRNetwork",
+    "SoftKMeansClassifier",
+    "SplitConformal",
     "SupervisedNetwork",
+    "SupportVectorClassifier",
+    "TemperatureScaling",
+    "TooFewPatients",
     "Training",
     "TrainingConfig",
     "TrainingError",
+    "Trial",
+    "choose_operating_point",
+    "decide_studies",
+    "deploy",
+    "deployments",
+    "estimate",
+    "fit_cross_conformal",
+    "fit_folds",
+    "fit_isotonic",
+    "fit_novelty",
+    "fit_split_conformal",
+    "fit_temperature",
+    "fold_numbers",
+    "fold_scores",
+    "has_deployment",
     "heads_for",
+    "held_out_scores",
     "make_head",
+    "measure_operating_point",
+    "nearest_similarity",
+    "none_of_these",
+    "open_deployment",
+    "outlier_scores",
+    "patient_folds",
+    "patients_needed",
+    "pool_p_values",
+    "pool_probabilities",
+    "pool_scores",
     "prototypical_loss",
+    "roll_back",
     "squared_distances",
     "train",
+    "what_would_change",
+    "winning_score",
+    "withdraw_stale",
 ]
 
 _HOME = {
-    "HEADS": "registry",
-    "METHODS": "training_config",
-    "PRETRAINING": "training_config",
-    "SIAMESE_LOSSES": "training_config",
     "Augmentation": "augmentation",
+    "AutoClassifier": "auto",
     "ComparisonSet": "comparison",
+    "Counterfactual": "evidence",
+    "CrossConformal": "cross_conformal",
+    "Deployment": "deployment",
+    "DistributionCalibratedClassifier": "distribution_calibration",
     "EpisodeTargets": "networks",
     "EpisodicNetwork": "networks",
+    "Estimate": "estimate",
+    "FineTunedClassifier": "finetuning",
+    "Fitted": "fitted",
+    "GaussianClassifier": "gaussian",
+    "HEADS": "registry",
+    "Head": "head",
+    "HeadChoice": "auto",
     "ImageNetwork": "networks",
+    "IsotonicCalibration": "calibration",
+    "LabelClassifier": "label_heads",
     "LabelPrototypeClassifier": "label_prototypes",
+    "LinearProbe": "linear",
+    "METHODS": "training_config",
     "MatchingClassifier": "attention_head",
     "MatchingNetwork": "matching",
     "MultiLabelPrototypicalNetwork": "multilabel",
     "MultiLabelTargets": "multilabel",
     "NeighborClassifier": "neighbors",
+    "NoveltyAnswer": "novelty",
+    "NoveltyDetector": "novelty",
+    "OperatingPoint": "operating_points",
+    "Outlier": "outliers",
+    "OutlierReport": "outliers",
+    "PRETRAINING": "training_config",
+    "PredictionSets": "conformal",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",
+    "Recipe": "recipe",
     "Registration": "registration",
     "RelationClassifier": "relation_head",
     "RelationNetwork": "relation",
+    "RidgeClassifier": "linear",
+    "SIAMESE_LOSSES": "training_config",
     "SiameseClassifier": "siamese",
     "SiameseNetwork": "siamese_network",
     "SimCLRNetwork": "simclr",
+    "SoftKMeansClassifier": "soft_kmeans",
+    "SplitConformal": "conformal",
     "SupervisedNetwork": "supervised",
+    "SupportVectorClassifier": "svm",
+    "TemperatureScaling": "calibration",
+    "TooFewPatients": "calibration_rows",
     "Training": "training",
     "TrainingConfig": "training_config",
     "TrainingError": "training_config",
+    "Trial": "auto",
+    "choose_operating_point": "operating_points",
+    "decide_studies": "studies",
+    "deploy": "deploying",
+    "deployments": "deployment_store",
+    "estimate": "estimate",
+    "fit_cross_conformal": "cross_conformal",
+    "fit_folds": "held_out",
+    "fit_isotonic": "calibration",
+    "fit_novelty": "novelty",
+    "fit_split_conformal": "conformal",
+    "fit_temperature": "calibration",
+    "fold_numbers": "cross_conformal",
+    "fold_scores": "cross_conformal",
+    "has_deployment": "deployment_store",
     "heads_for": "registry",
+    "held_out_scores": "held_out",
     "make_head": "registry",
+    "measure_operating_point": "operating_points",
+    "nearest_similarity": "novelty",
+    "none_of_these": "novelty",
+    "open_deployment": "deploying",
+    "outlier_scores": "outliers",
+    "patient_folds": "held_out",
+    "patients_needed": "conformal",
+    "pool_p_values": "studies",
+    "pool_probabilities": "studies",
+    "pool_scores": "studies",
     "prototypical_loss": "losses",
+    "roll_back": "deployment_store",
     "squared_distances": "losses",
     "train": "training",
+    "what_would_change": "evidence",
+    "winning_score": "novelty",
+    "withdraw_stale": "deployment_store",
 }
 
 

@@ -26,16 +26,15 @@ from .support import Support, check_center, check_evidence, check_fitted
 Candidate = Callable[[ArrayLike | None, int], Head]
 
 #: What is chosen among, the favourite first. All give the same answers in rotated coordinates. More candidates were
-#: tried (nearest neighbour, shrunk Gaussian, logistic regression): the more there are, the more often luck decides.
+#: tried (other penalties, nearest neighbour, shrunk Gaussian): the more there are, the more often luck decides.
 CANDIDATES: dict[str, Candidate] = {
     "ridge": lambda center, n: RidgeClassifier(center=center, n_evidence=n),
-    "ridge-light": lambda center, n: RidgeClassifier(0.1, center=center, n_evidence=n),
     "prototypes": lambda center, n: PrototypeClassifier(center=center, n_evidence=n),
 }
 #: Taken where nothing can be left out: one patient per class.
 DEFAULT = "prototypes"
 #: What a candidate must beat the favourite by, in log-loss (nats per patient); less is chance.
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.05
 #: Temperatures tried, as multiples of the spread of a head's scores: each head is judged at its own best one.
 TEMPERATURES = np.geomspace(0.02, 50.0, 33)
 
@@ -78,7 +77,7 @@ class AutoClassifier:
 
     Every patient is left out in turn (above 200 patients, twenty folds of patients), each candidate is fitted to the
     others, and the candidate with the lowest log-loss is fitted to the whole support. It must beat the favourite, ridge
-    regression, by 0.02 nats. A class with a single patient cannot be judged and is passed over; where fewer than two
+    regression, by 0.05 nats. A class with a single patient cannot be judged and is passed over; where fewer than two
     classes can be, as with one shot each, the default is taken: nearest class mean.
 
     Args:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from embeddings import Archive, ImageError, UnknownId, printable
 
+from .deployment_store import withdraw_stale
+from .outliers import Outlier, OutlierReport, snapshot_outliers
 from .registration import CALIBRATION, ROLES, SUPPORT, Candidate, Registration, read_candidates, role_of, sort_out
 
 if TYPE_CHECKING:
@@ -138,6 +140,14 @@ class ComparisonSet:
             return dict(whole.metadata[whole.positions[image_id]])
         raise KeyError(f"The comparison set has no image {image_id!r}.")
 
+    def outliers(self) -> OutlierReport:
+        """Which support images are probably mislabelled or do not belong; nothing is changed.
+
+        Images set aside for calibration are not looked at. The encoder's source mean is subtracted; a set opened
+        without its encoder is judged without.
+        """
+        return snapshot_outliers(self.snapshot, center=None if self.encoder is None else self.encoder.source_mean)
+
     # -- changing ------------------------------------------------------------------------------------------------
 
     def register(
@@ -164,7 +174,7 @@ class ComparisonSet:
                 takes the others and lists it.
 
         Returns:
-            What became of each image.
+            What became of each image, and which of those registered look mislabelled; none is refused for that.
 
         Raises:
             ImageError: An image that cannot be taken (with "raise"): unreadable, or registered under another label
@@ -209,6 +219,9 @@ class ComparisonSet:
     def remove(self, *, id: str | None = None, patient: str | None = None, label: str | None = None) -> tuple[str, ...]:
         """Remove an image, a patient or a class; every later answer equals never having had it.
 
+        Images set aside for calibration are removed likewise. What deployments had fitted to the images is erased, and
+        is fitted again to the rest when they are opened.
+
         Args:
             id: One image's id.
             patient: All images of a patient.
@@ -224,20 +237,25 @@ class ComparisonSet:
         given = [name for name, value in (("id", id), ("patient", patient), ("label", label)) if value is not None]
         if len(given) != 1:
             raise ValueError(f"Name one of id, patient or label to remove; got {', '.join(given) or 'none'}.")
-        if patient is not None:
-            return self.archive.remove(patient=patient, purge=True)
-        if id is not None:
-            return self.archive.remove(ids=[id], purge=True)
-        with self.archive.writing():  # nobody may add to the class between the look and the removal
-            whole = self.archive.snapshot()
-            own = [name for name, row in zip(whole.ids, whole.metadata, strict=True) if row["label"] == label]
-            if not own:
-                close = difflib.get_close_matches(str(label), self.classes, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise UnknownId(
-                    f"The comparison set has no class {label!r}; it has {', '.join(self.classes) or 'none'}.{hint}"
-                )
-            return self.archive.remove(ids=own, purge=True)
+        with self.archive.writing():  # nobody may add to a class between the look and the removal
+            if patient is not None:
+                removed = self.archive.remove(patient=patient)
+            else:
+                removed = self.archive.remove(ids=[id] if id is not None else self._ids_of(label))
+            withdraw_stale(self)
+        self.archive.purge()
+        return removed
+
+    def _ids_of(self, label: str | None) -> list[str]:
+        whole = self.archive.snapshot()
+        own = [name for name, row in zip(whole.ids, whole.metadata, strict=True) if row["label"] == label]
+        if not own:
+            close = difflib.get_close_matches(str(label), self.classes, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UnknownId(
+                f"The comparison set has no class {label!r}; it has {', '.join(self.classes) or 'none'}.{hint}"
+            )
+        return own
 
     def close(self) -> None:
         """Let go of the files."""
@@ -295,7 +313,11 @@ class ComparisonSet:
                     metadata=[self._metadata(c) for c in new],
                     hashes=[c.sha256 for c in new],
                 ).added
-        return Registration(registered, tuple(duplicates), tuple(refused))
+            after = self.snapshot
+        suspects: tuple[Outlier, ...] = ()
+        if registered and role == SUPPORT:
+            suspects = snapshot_outliers(after, center=encoder.source_mean, only=registered).suspects
+        return Registration(registered, tuple(duplicates), tuple(refused), suspects)
 
     def _encode(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """Vectors (n, d) of the candidates, in batches."""

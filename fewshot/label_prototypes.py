@@ -88,8 +88,8 @@ class LabelPrototypeClassifier:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ValueError(f"Support vectors must be finite; rows {bad[:5].tolist()} hold NaN or infinity.")
-        table = _checked_table(label_matrix, len(rows))
-        names, patients = _checked_lists(ids, groups, len(rows))
+        table = checked_table(label_matrix, len(rows))
+        names, patients = checked_lists(ids, groups, len(rows))
         order = sorted(range(len(rows)), key=names.__getitem__) if ids is not None else list(range(len(rows)))
         center = check_center(self.center, rows.shape[1])
         prepared = prepare(rows[order], metric, center)  # (n, d)
@@ -125,7 +125,7 @@ class LabelPrototypeClassifier:
         return scores
 
 
-def _checked_table(label_matrix: ArrayLike, n: int) -> NDArray[np.float64]:
+def checked_table(label_matrix: ArrayLike, n: int) -> NDArray[np.float64]:
     """Return the labels as float64 (n, n_labels), each with at least one image that has it."""
     table = np.asarray(label_matrix, dtype=np.float64)
     if table.ndim != 2 or len(table) != n or not table.shape[1]:
@@ -138,7 +138,7 @@ def _checked_table(label_matrix: ArrayLike, n: int) -> NDArray[np.float64]:
     return table
 
 
-def _checked_lists(
+def checked_lists(
     ids: Sequence[str] | None, groups: Sequence[Hashable | None] | None, n: int
 ) -> tuple[list[str], list[Hashable]]:
     """Return ids and patients, each image its own patient where that is unknown."""

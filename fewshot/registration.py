@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embeddings import ImageError, image_identity, printable
 
+from .outliers import Outlier
 from .support import is_missing
 
 if TYPE_CHECKING:
@@ -30,17 +31,20 @@ def role_of(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of the images of one registration; every image is in exactly one of the three.
+    """What became of the images of one registration; every image is in exactly one of the first three.
 
     Attributes:
         registered: Ids now in the set.
         duplicates: Ids that were there already under the same label.
         refused: (image, reason) of those not taken.
+        outliers: Those of `registered` that are probably mislabelled or do not belong, most unusual first, judged in
+            the set as it is now. They are in the set all the same.
     """
 
     registered: tuple[str, ...]
     duplicates: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
+    outliers: tuple[Outlier, ...] = ()
 
 
 @dataclass(frozen=True)

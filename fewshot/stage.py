@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from embeddings import SourceStatistics
 from episodes import PixelBatches
 
 from .batches import episode_targets
@@ -22,6 +23,7 @@ from .layout import Source, lay_out, takes_images
 from .methods import build_network
 from .networks import TrainableNetwork
 from .progress import TrainingProgress
+from .source_classes import class_statistics
 from .stage_state import restore, save
 from .training_config import TrainingConfig, TrainingError
 from .training_log import TrainingLog
@@ -264,10 +266,13 @@ class Stage:
         error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
         return float(np.mean(shares)), error
 
-    def source_mean(self) -> NDArray[np.float32]:
-        """Mean vector (d,) of the training images."""
-        mean: NDArray[np.float32] = self._embed(self.layout.plan.train).mean(0).cpu().numpy().astype(np.float32)
-        return mean
+    def source_moments(self) -> tuple[NDArray[np.float32], SourceStatistics | None]:
+        """Mean vector (d,) of the training images, and what `class_statistics` keeps of their classes."""
+        rows = self.layout.plan.train
+        vectors = self._embed(rows)
+        mean: NDArray[np.float32] = vectors.mean(0).cpu().numpy().astype(np.float32)
+        labels = [self.source.labels[i] for i in rows]
+        return mean, class_statistics(vectors.cpu().numpy(), labels, self.source.owners(rows))
 
     def backbone_name(self) -> str:
         """The backbone's name for people, else its class."""

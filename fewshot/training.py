@@ -39,7 +39,8 @@ class Training:
     """What came of a training.
 
     Attributes:
-        encoder: The trained encoder, with the preprocessing, the source's mean and a learnt comparison if there is one.
+        encoder: The trained encoder, with the preprocessing, the source's mean, the statistics of the source's classes
+            (None where no class has 6 patients, see `fewshot.source_classes`), and a learnt comparison if there is one.
         history: One entry per validation: stage, episode, loss, training and validation accuracy, rate, seconds.
         best_episode: Training episodes seen by the weights that were kept.
         best_accuracy: Their validation accuracy, or None without validation.
@@ -237,11 +238,13 @@ def _finish(stage: Stage, source: Source, refused: tuple[tuple[str, str], ...]) 
         "preprocess": source.preprocess.to_json(),
         "torch": torch.__version__,
     }
+    mean, statistics = stage.source_moments()
     encoder = TorchEncoder(
         stage.network.backbone,
         source.preprocess,
         name=f"{stage.backbone_name()}-{stage.config.method}",
-        source_mean=stage.source_mean(),
+        source_mean=mean,
+        source_statistics=statistics,
         similarity=stage.network.similarity_head(),
         device=str(stage.device),
         training={**summary, "history": stage.history},

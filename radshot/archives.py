@@ -140,11 +140,14 @@ def forget_command(
       radshot forget archive --id chest/0017.png
     """
     from embeddings import Archive, ArchiveError
+    from fewshot import ComparisonSet, withdraw_stale
 
     if (id is None) == (patient is None):
         raise Usage("Give --id or --patient, one of the two.")
     with Archive.open(folder, create=False) as held:
-        removed = held.remove(ids=None if id is None else [id], patient=patient)
+        with held.writing():
+            removed = held.remove(ids=None if id is None else [id], patient=patient)
+            withdrawn = withdraw_stale(ComparisonSet(held)) if held.kind == "comparison set" else 0
         problem = None
         try:
             held.purge()
@@ -152,13 +155,21 @@ def forget_command(
             problem = str(error)
         left = len(held)
     out.print(f"{folder}: forgot {len(removed):,} image(s), {left:,} left")
+    if withdrawn:
+        note(f"{withdrawn} deployment(s) had used them, and will be fitted again without.")
     if not removed:
         note("Only refused files named this patient; what was kept about them is gone too.")
     if problem is None:
         note("Backups made earlier still hold them.")
     else:
         err.print(f"Their bytes are still on the disk, and the next forget tries again: {problem}", color="yellow")
-    write_json(json_file, {"removed": list(removed), "left": left, "erased": problem is None})
+    result = {
+        "removed": list(removed),
+        "left": left,
+        "erased": problem is None,
+        "deployments_withdrawn": withdrawn,
+    }
+    write_json(json_file, result)
     return DONE if problem is None else SOME_REFUSED
 
 

@@ -11,6 +11,7 @@ import typer
 from .archives import backup_command, forget_command, search_command, stats_command, verify_command
 from .demonstration import demo_command
 from .embedding import embed_command
+from .estimating import estimate_command
 from .evaluation import evaluate_command
 from .sets import classify_command, register_command
 from .training import train_command
@@ -23,6 +24,7 @@ labelled images, ask about the next one.
   radshot train train.csv --out enc     learn an encoder from a source domain
   radshot register cases --encoder enc --label cyst a.dcm b.dcm c.dcm
   radshot classify cases new.dcm        ask, and see which images spoke for it
+  radshot estimate cases                say how often it will be right
   radshot embed scans --encoder enc --archive archive
   radshot search archive new.dcm        find what looks like it
 
@@ -57,6 +59,7 @@ for name, function in (
     ("search", search_command),
     ("register", register_command),
     ("classify", classify_command),
+    ("estimate", estimate_command),
     ("forget", forget_command),
     ("verify", verify_command),
     ("stats", stats_command),

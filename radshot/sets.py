@@ -29,6 +29,7 @@ from .manifest_options import HEAD_HELP
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
     from episodes import Decision, Manifest
+    from fewshot.outliers import Outlier
 
 SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison set's folder.", show_default=False)]
 
@@ -95,6 +96,8 @@ def register_command(
         unknown = sum(owner is None for owner in cases.patients)
     list_refused(done.refused)
     _note_new_classes(before, set(shots))
+    for image in done.outliers:
+        note(f"{one_line(image.id)} may not be {one_line(image.label)!r}. {one_line(image.reason)}")
     if unknown:
         note(
             f"{unknown:,} image(s) of the set have no patient: each counts as a shot of its own, and --patient cannot "
@@ -109,10 +112,24 @@ def register_command(
         "registered": list(done.registered),
         "duplicates": list(done.duplicates),
         "refused": refused_json(done.refused),
+        "outliers": [outlier_json(image) for image in done.outliers],
         "shots": shots,
     }
     write_json(json_file, result)
     return exit_code(len(done.registered) + len(done.duplicates), len(done.refused))
+
+
+def outlier_json(image: Outlier) -> dict[str, Any]:
+    """One support image's fit as plain values; `suspected` is the class it looks like, where it looks like one."""
+    return {
+        "id": image.id,
+        "label": image.label,
+        "score": image.score,
+        "p_value": image.p_value,
+        "suspected": image.nearest_class,
+        "evidence": [{"id": n.id, "label": n.label, "similarity": n.similarity} for n in image.evidence],
+        "reason": image.reason,
+    }
 
 
 def _read_support(path: Path, label: str, group: str | None, where: str | None) -> Manifest:

@@ -23,13 +23,14 @@ from embeddings import (
     EncoderError,
     Preprocess,
     SimilarityHead,
+    SourceStatistics,
     TorchEncoder,
     build_backbone,
     load_checkpoint,
     load_encoder,
 )
 from embeddings import checkpoint as checkpoint_module
-from embeddings.checkpoint import MAX_SIMILARITY_BYTES, MAX_SIMILARITY_TENSORS
+from embeddings.checkpoint import MAX_SIMILARITY_BYTES, MAX_SIMILARITY_TENSORS, MAX_STATISTICS_BYTES
 
 IMAGES = [np.random.default_rng(seed).random((40, 50)) for seed in range(7)]
 SMALL = Preprocess(size=(32, 32))
@@ -160,6 +161,19 @@ def test_a_checkpoint_of_format_1_is_read(tmp_path: Path) -> None:
     assert weights_of(folder).name != "weights.safetensors"
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_checkpoint_without_statistics_of_an_older_format_is_read(tmp_path: Path, version: int) -> None:
+    mean, head = np.arange(8, dtype=np.float32), ATTENTION if version == 3 else None
+    folder = small_encoder(source_mean=mean, similarity=head).save(tmp_path / "enc")
+    change_json(folder, format_version=version)
+    loaded = load_checkpoint(folder)
+    assert loaded.fingerprint == small_encoder().fingerprint and loaded.source_statistics is None
+    assert (loaded.similarity is None) == (head is None)
+    np.testing.assert_array_equal(loaded.source_mean, mean)
+    assert described(loaded.save(folder))["format_version"] == 4
+    assert load_checkpoint(folder).fingerprint == loaded.fingerprint
+
+
 def test_a_spec_outlives_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     encoder = small_encoder()
@@ -196,7 +210,7 @@ class Bomb:
         (lambda f: (f / "encoder.json").write_text("[" * 100_000), "is not JSON, or was cut short"),
         (lambda f: (f / "encoder.json").write_text("[]"), "lacks format_version and kind"),
         (lambda f: (f / "encoder.json").write_bytes(b" " * (5 * 2**20)), "is larger than 4,194,304 bytes"),
-        (lambda f: change_json(f, format_version=4), "has format 4, this radshot reads up to 3: upgrade radshot"),
+        (lambda f: change_json(f, format_version=5), "has format 5, this radshot reads up to 4: upgrade radshot"),
         (lambda f: change_json(f, weights_sha256="/a/b/weights"), "weights_sha256 is no SHA-256"),
         (lambda f: change_json(f, preprocess={"size": [0, 0]}), "is no checkpoint description"),
         (lambda f: change_json(f, preprocess=SMALL.to_json() | {"fit": "crop"}), "one of its files was changed"),
@@ -371,6 +385,92 @@ def test_a_crafted_comparison_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         load_checkpoint(folder)
     with pytest.raises(EncoderError, match="What describes the comparison 'x' is not plain JSON"):
         small_encoder(similarity=SimilarityHead("x", {"t": np.float32(1)})).save(tmp_path)
+
+
+# --- statistics of the source's classes -------------------------------------------------------------------------------
+
+STATISTICS = SourceStatistics(
+    np.arange(24, dtype=np.float32).reshape(3, 8), np.full((3, 8), 0.25, dtype=np.float32), np.array([6, 7, 8000])
+)
+
+
+def test_source_statistics_travel_with_their_encoder(tmp_path: Path) -> None:
+    encoder = small_encoder(source_statistics=STATISTICS, similarity=ATTENTION)
+    assert encoder.source_statistics is STATISTICS
+    assert encoder.fingerprint == small_encoder().fingerprint
+    loaded = load_checkpoint(encoder.save(tmp_path))
+    assert loaded.fingerprint == encoder.fingerprint and loaded.similarity is not None
+    again = load_checkpoint(loaded.save(tmp_path / "again"))
+    for found in (loaded.source_statistics, again.source_statistics):
+        assert found is not None
+        for name, array in STATISTICS.to_arrays().items():
+            assert found.to_arrays()[name].dtype == array.dtype
+            np.testing.assert_array_equal(found.to_arrays()[name], array)
+    np.testing.assert_array_equal(loaded.encode(IMAGES), small_encoder().encode(IMAGES))
+    assert load_checkpoint(small_encoder().save(tmp_path)).source_statistics is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("source_statistics.patients"), r"they are means .*, and it has means .*, variances .*\)\.$"),
+        (lambda t: t.update({"source_statistics.more": torch.ones(1)}), r"and it has .*, more \(torch\.float32\), "),
+        (lambda t: wide(t, "means", torch.complex64), r"it has means \(torch\.complex64\)"),
+        (lambda t: wide(t, "variances", torch.bfloat16), r"variances \(torch\.bfloat16\)\.$"),
+        (lambda t: wide(t, "patients", torch.float32), r"it has means .*, patients \(torch\.float32\), "),
+        (lambda t: t["source_statistics.means"].mul_(float("nan")), "must be finite; they hold NaN or infinity"),
+        (lambda t: t["source_statistics.variances"].neg_(), r"must be at least 0; the least is -0\.25"),
+        (lambda t: t["source_statistics.patients"].zero_(), "Source patients must be 3 whole numbers of at least 1"),
+        (lambda t: t.update({"source_statistics.means": torch.ones(2, 8)}), r"the means' shape \(2, 8\); got \(3, 8\)"),
+        (lambda t: t.update({"source_statistics.means": torch.ones(8)}), r"got an array of shape \(8,\)"),
+    ],
+)
+def test_source_statistics_that_are_none_are_refused(
+    tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    folder = small_encoder(source_statistics=STATISTICS).save(tmp_path)
+    change_tensors(folder, lambda tensors: None)
+    assert load_checkpoint(folder).source_statistics is not None  # what the change itself does not break
+    change_tensors(folder, change)
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_checkpoint(folder)
+    assert str(caught.value).startswith(f"The source statistics in {folder} are none that radshot saved: ")
+    assert "\n" not in str(caught.value)
+
+
+def wide(tensors: dict[str, torch.Tensor], name: str, kind: torch.dtype) -> None:
+    tensors[f"source_statistics.{name}"] = tensors[f"source_statistics.{name}"].to(kind)
+
+
+def test_source_statistics_of_other_vectors_are_refused(tmp_path: Path) -> None:
+    message = "source_statistics must be SourceStatistics of 8 dimensions; got "
+    other = SourceStatistics(np.zeros((2, 3)), np.ones((2, 3)), np.array([6, 6]))
+    with pytest.raises(EncoderError, match=rf"^{message}3 dimensions\.$"):
+        small_encoder(source_statistics=other)
+    with pytest.raises(EncoderError, match=rf"^{message}\[1\.0\]\.$"):
+        small_encoder(source_statistics=[1.0])
+    folder = small_encoder(source_statistics=STATISTICS).save(tmp_path)
+    change_tensors(folder, lambda t: [wide_rows(t, name) for name in ("means", "variances")])
+    with pytest.raises(EncoderError, match=rf"^{message}16 dimensions\.$"):
+        load_checkpoint(folder)
+
+
+def wide_rows(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors[f"source_statistics.{name}"] = tensors[f"source_statistics.{name}"].repeat(1, 2)
+
+
+def test_source_statistics_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = MAX_STATISTICS_BYTES // (8 * (2 * 4 + 1)) + 1  # 8 numbers a row, twice, and a count
+    rows = np.zeros((count, 8), dtype=np.float32)
+    large = SourceStatistics(rows, rows, np.full(count, 6))
+    allowed = "at most 67,108,864 bytes are allowed, and they have 67,108,896"
+    with pytest.raises(EncoderError, match=rf"^The source statistics cannot be saved: {allowed}\.$"):
+        small_encoder(source_statistics=large).save(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "MAX_STATISTICS_BYTES", 10**9)
+        folder = small_encoder(source_statistics=large).save(tmp_path / "crafted")
+    with pytest.raises(EncoderError, match=rf"none that radshot saved: {allowed}\.$"):
+        load_checkpoint(folder)
 
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_trials_are_those_of_leaving_every_patient_out_by_hand() -> None:
 
 def test_means_are_taken_where_they_win_and_ridge_where_they_mislead() -> None:
     vectors, labels = nuisance()
-    chosen = AutoClassifier(candidates={"prototypes": CANDIDATES["prototypes"], "ridge": CANDIDATES["ridge-light"]})
+    chosen = AutoClassifier(candidates={"prototypes": CANDIDATES["prototypes"], "ridge": CANDIDATES["ridge"]})
     chosen.fit(vectors, labels)
     assert chosen.choice_.name == "ridge"
     assert isinstance(chosen.head_, RidgeClassifier)

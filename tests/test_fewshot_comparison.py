@@ -31,6 +31,7 @@ from embeddings import (
 )
 from episodes import Manifest
 from fewshot import ComparisonSet, NeighborClassifier, PrototypeClassifier, Registration
+from fewshot.outliers import outlier_scores
 from fewshot.registration import Candidate, sort_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -459,3 +460,63 @@ def test_a_vector_that_is_not_finite_is_refused(cases: ComparisonSet, tmp_path: 
         cases.register("x", files)
     done = cases.register("x", files, on_error="report", ids=["a", "b"])
     assert done.registered == ("b",) and done.refused == ((str(files[0]), "its vector holds NaN or infinity"),)
+
+
+def patterned(path: Path, kind: int, seed: int) -> Path:
+    """Stripes along one side or the other, or a blob, with noise."""
+    y, x = np.mgrid[0:24, 0:20]
+    clean = [100 * np.sin(x), 100 * np.sin(y), 150 * np.exp(-((x - 10) ** 2 + (y - 12) ** 2) / 30)][kind]
+    noise = np.random.default_rng(seed).normal(scale=20, size=clean.shape)
+    Image.fromarray(np.clip(100 + clean + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def three_classes(cases: ComparisonSet, folder: Path) -> None:
+    for kind in range(3):
+        files = [patterned(folder / f"{kind}{i}.png", kind, 10 * kind + i) for i in range(6)]
+        done = cases.register(
+            f"class {kind}", files, patients=[f"p{kind}{i}" for i in range(6)], ids=[f"{kind}{i}" for i in range(6)]
+        )
+        assert len(done.registered) == 6 and len(done.outliers) <= 1
+
+
+def test_a_mislabelled_image_is_registered_and_told(cases: ComparisonSet, tmp_path: Path) -> None:
+    three_classes(cases, tmp_path)
+    before = cases.outliers()
+    wrong = patterned(tmp_path / "wrong.png", 1, 99)
+    done = cases.register("class 0", [wrong], patients=["p9"], ids=["wrong"])
+    assert done.registered == ("wrong",) and "wrong" in cases.ids
+    (outlier,) = done.outliers
+    assert (outlier.id, outlier.label, outlier.nearest_class, outlier.suspected) == (
+        "wrong",
+        "class 0",
+        "class 1",
+        True,
+    )
+    assert outlier.score is not None and outlier.evidence[0].label == "class 1"
+    whole = cases.outliers()
+    assert outlier in whole.images and whole.suspects[0] == outlier and len(whole.images) == 19
+    cases.remove(id="wrong")
+    assert cases.outliers() == before  # as if it had never been there
+    assert cases.register("class 1", [wrong], patients=["p9"], ids=["wrong"]).outliers == ()
+
+
+def test_outliers_subtract_the_source_mean_and_leave_images_for_calibration_alone(
+    cases: ComparisonSet, tmp_path: Path
+) -> None:
+    assert cases.outliers().images == ()
+    three_classes(cases, tmp_path)
+    plain = cases.outliers()
+    wrong = patterned(tmp_path / "wrong.png", 1, 99)
+    done = cases.register("class 0", [wrong], patients=["p9"], ids=["wrong"], role="calibration")
+    assert done.registered == ("wrong",) and done.outliers == () and cases.outliers() == plain
+    mean = cases.vectors.mean(axis=0)
+
+    class Centred:
+        source_mean = mean
+
+    cases.encoder = Centred()
+    assert cases.outliers() == outlier_scores(
+        cases.vectors, cases.labels, ids=cases.ids, groups=cases.patients, center=mean
+    )
+    assert cases.outliers() != plain

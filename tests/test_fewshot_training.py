@@ -12,9 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from embeddings import EncoderError, ImageError, Preprocess, TorchEncoder, build_backbone, load_encoder, read_image
+from embeddings import (
+    EncoderError,
+    ImageError,
+    Preprocess,
+    SourceStatistics,
+    TorchEncoder,
+    build_backbone,
+    load_encoder,
+    read_image,
+)
 from episodes import EpisodeError, EpisodeSampler, evaluate
-from fewshot import PrototypeClassifier, Training, TrainingConfig, TrainingError, train
+from fewshot import PrototypeClassifier, Training, TrainingConfig, TrainingError, make_head, train
 from fewshot.augmentation import Augmentation
 from fewshot.devices import Devices
 from fewshot.layout import Source
@@ -133,6 +142,34 @@ def test_the_source_mean_is_the_mean_of_what_was_trained_on(learnt: Training) ->
     seen = [image for image, label in zip(IMAGES, LABELS, strict=True) if label not in held]
     assert learnt.summary["images"] == len(seen)
     assert np.allclose(learnt.encoder.encode(seen).mean(0), learnt.encoder.source_mean, atol=1e-5)
+
+
+def same(found: SourceStatistics | None, expected: SourceStatistics, **close: float) -> bool:
+    pairs = () if found is None else zip(found.to_arrays().values(), expected.to_arrays().values(), strict=True)
+    return found is not None and all(np.allclose(one, other, **close) for one, other in pairs)
+
+
+def test_the_statistics_of_what_was_trained_on_travel_to_the_head_that_borrows_from_them(learnt: Training) -> None:
+    held = set(learnt.summary["validation"]["held_out_classes"])
+    seen = [i for i, label in enumerate(LABELS) if label not in held]
+    vectors = learnt.encoder.encode([IMAGES[i] for i in seen])
+    labels, groups = [LABELS[i] for i in seen], [GROUPS[i] for i in seen]
+    found = learnt.encoder.source_statistics
+    assert found is not None and found.patients.tolist() == [8] * (12 - len(held))
+    assert same(found, SourceStatistics.of(vectors, labels, groups=groups), atol=1e-5)
+    head = make_head("distribution-calibrated", center=learnt.encoder.source_mean, source=found)
+    sampler = EpisodeSampler(labels, 2, 2, 5, groups=groups, n_episodes=20)
+    assert evaluate(head, vectors, labels, sampler).accuracy > 0.85
+
+
+def test_a_saved_checkpoint_has_the_same_statistics_and_cases_leave_none(tmp_path: Path) -> None:
+    kept = run(out=tmp_path / "a").encoder.source_statistics
+    assert kept is not None and same(load_encoder(tmp_path / "a").source_statistics, kept, rtol=0, atol=0)
+    cases = train(IMAGES, GROUPS, config=replace(QUICK, k_shot=1, n_query=1, n_way=2), device="cpu", out=tmp_path / "b")
+    assert cases.encoder.source_mean is not None and cases.encoder.source_statistics is None
+    assert load_encoder(tmp_path / "b").source_statistics is None
+    alone = train(IMAGES, None, config=replace(QUICK, method="simclr", validation="none", batch_size=8), device="cpu")
+    assert alone.encoder.source_statistics is None
 
 
 def play(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], error: float = 0.0) -> list[dict[str, torch.Tensor]]:

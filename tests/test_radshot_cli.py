@@ -572,6 +572,22 @@ def test_registering_from_a_manifest_and_being_told_of_a_new_class(tmp_path: Pat
     assert "'acros' is a new class. Did you mean 'across'?" in result.stderr
 
 
+def test_registering_a_mislabelled_image_is_noted_and_not_refused(tmp_path: Path, collection: Path) -> None:
+    cases = tmp_path / "cases"
+    done = answer("register", cases, "--manifest", collection, "--encoder", "pixels-16")
+    assert len(done["outliers"]) <= 2
+    wrong = png(tmp_path / "wrong.png", "down", 77)
+    patient = ("--patient", "p999")
+    result = run("register", cases, "--label", "across", wrong, *patient, "--json", tmp_path / "done.json")
+    found = json.loads((tmp_path / "done.json").read_text())
+    assert len(found["registered"]) == 1 and found["refused"] == []
+    (outlier,) = found["outliers"]
+    assert (outlier["id"], outlier["label"], outlier["suspected"]) == (str(wrong), "across", "down")
+    assert outlier["score"] > 2 and 0 < outlier["p_value"] < 0.2 and outlier["evidence"][0]["label"] == "down"
+    assert f"{wrong} may not be 'across'. {outlier['reason']}" in " ".join(result.stderr.split())
+    assert answer("stats", cases)["rows"] == 25
+
+
 # -- errors of the machinery -----------------------------------------------------------------------------------------
 
 

@@ -38,14 +38,16 @@ with Archive.open(sys.argv[1]) as archive:
 
 EPISODES = """
 import numpy as np
+from embeddings import SourceStatistics
 from episodes import EpisodeSampler, evaluate
 from fewshot import HEADS, make_head
 rng = np.random.default_rng(0)
 labels = [f"c{i % 4}" for i in range(80)]
 vectors = np.eye(4, 8)[[i % 4 for i in range(80)]] + 0.1 * rng.normal(size=(80, 8))
 sampler = EpisodeSampler(labels, 3, 2, 5, groups=[f"p{i // 2}" for i in range(80)], n_episodes=20, seed=0)
+source = SourceStatistics.of(vectors, labels, groups=[f"p{i // 2}" for i in range(80)])
 for name in set(HEADS) - {"relation"}:
-    assert evaluate(make_head(name), vectors, labels, sampler).accuracy > 0.95
+    assert evaluate(make_head(name, source=source), vectors, labels, sampler).accuracy > 0.95
 """
 
 COMPARISON = """

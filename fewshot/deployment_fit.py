@@ -1,0 +1,264 @@
+"""Fit a recipe to images: head, probabilities, prediction sets, "none of these", thresholds; or say what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .auto import AutoClassifier
+from .calibration import fit_isotonic, fit_temperature
+from .calibration_rows import TooFewPatients
+from .conformal import fit_split_conformal, patients_needed
+from .cross_conformal import fit_cross_conformal, fold_numbers
+from .fitted import Fitted, Probabilities, Sets
+from .head import Head
+from .held_out import fit_folds, held_out_scores, patient_folds
+from .operating_points import OperatingPoint, choose_operating_point
+from .prototypes import PrototypeClassifier
+from .recipe import Recipe
+from .support import Support
+
+
+@dataclass(frozen=True, eq=False)
+class SetAside:
+    """Images of patients apart from the support, whose classes are known.
+
+    Attributes:
+        vectors: float32 (n, d), in order of id.
+        targets: int (n,), position of each image's class among the support's.
+        groups: n patients; None is unknown.
+    """
+
+    vectors: NDArray[np.float32]
+    targets: NDArray[np.intp]
+    groups: list[Hashable | None]
+
+
+def choose(recipe: Recipe, support: Support, center: NDArray[np.float32] | None) -> tuple[str, str | None]:
+    """The head's name and, where the recipe leaves the choice open, how it was made."""
+    if recipe.head != "auto":
+        return recipe.head, None
+    found = AutoClassifier(center=center).fit(support.vectors, support.labels, ids=support.ids, groups=support.groups)
+    return found.choice_.name, found.choice_.reason
+
+
+def fit(
+    recipe: Recipe,
+    support: Support,
+    aside: SetAside,
+    *,
+    center: NDArray[np.float32] | None,
+    make: Callable[[str], Head],
+    near: Callable[[], Head],
+) -> Fitted:
+    """Fit a recipe; what there are too few patients for is left out and said.
+
+    Args:
+        recipe: What is asked for.
+        support: What is decided by, at least one image.
+        aside: Images set aside for calibration; may be empty.
+        center: (d,) the source's mean, or None.
+        make: Makes a fresh head by name.
+        near: Makes a fresh head whose scores say how near an image is to each class.
+
+    Returns:
+        What was fitted.
+
+    Raises:
+        ValueError: A class of the recipe that the set does not have.
+    """
+    classes = [str(label) for label in support.classes]
+    for what, named in (
+        ("sensitivity", recipe.sensitivity),
+        ("false_alarm_rate", recipe.false_alarm_rate),
+        ("prevalence", recipe.prevalence or {}),
+    ):
+        unknown = sorted(set(named) - set(classes))
+        if unknown:
+            raise ValueError(f"{what} names the class {unknown[0]!r}; the set has {', '.join(classes)}.")
+    if recipe.prevalence is not None and set(recipe.prevalence) != set(classes):
+        missing = sorted(set(classes) - set(recipe.prevalence))
+        raise ValueError(f"prevalence must name every class of the set; {missing[0]!r} is missing.")
+    name, reason = choose(recipe, support, center)
+    on = recipe.calibrate_on
+    if on == "auto":
+        on = "set-aside" if len(aside.vectors) else "support"
+    remarks: list[str] = []
+    if on == "nothing" or len(classes) < 2:
+        if on != "nothing":
+            remarks.append("With a single class there is nothing to calibrate: every answer is that class.")
+        return Fitted(name, reason, "nothing", {}, None, None, None, {}, tuple(remarks))
+    if on == "set-aside":
+        scored = _Scored.of_set_aside(support, aside, lambda: make(name), near)
+    else:
+        scored = _Scored.of_support(support, lambda: make(name), near)
+        if recipe.head == "auto":
+            remarks.append(
+                "The head was chosen on the support patients it is calibrated on; set patients aside where a promise "
+                "must hold to the letter."
+            )
+    patients = _patients(scored, len(classes))
+    probabilities = _probabilities(recipe, scored, classes, remarks)
+    sets = _sets(recipe, scored, classes, patients, remarks)
+    novelty = _novelty(recipe, scored, patients, remarks)
+    points = _points(recipe, scored, classes, probabilities, remarks)
+    counts = dict(zip(classes, patients, strict=True))
+    return Fitted(name, reason, on, counts, probabilities, sets, novelty, points, tuple(remarks))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """Images of known class, scored by heads that never saw their patients.
+
+    Attributes:
+        scores: (n, n_classes) by the deployment's head.
+        nearness: (n, n_classes), how near each image is to each class.
+        targets: (n,) positions of the classes.
+        groups: n patients.
+        folds: (n,) the fold that left each out, and the number of folds; None for images set aside.
+    """
+
+    scores: NDArray[np.float64]
+    nearness: NDArray[np.float64]
+    targets: NDArray[np.intp]
+    groups: Sequence[Hashable | None]
+    folds: tuple[NDArray[np.intp], int] | None
+
+    @classmethod
+    def of_set_aside(
+        cls, support: Support, aside: SetAside, make: Callable[[], Head], near: Callable[[], Head]
+    ) -> _Scored:
+        scores, nearness = (fitted_head(maker(), support).scores(aside.vectors) for maker in (make, near))
+        return cls(scores, nearness, aside.targets, aside.groups, None)
+
+    @classmethod
+    def of_support(cls, support: Support, make: Callable[[], Head], near: Callable[[], Head]) -> _Scored:
+        rows = patient_folds(support)
+        folds = fit_folds(make, support, rows)
+        return cls(
+            held_out_scores(folds, support),
+            held_out_scores(fit_folds(near, support, rows), support),
+            support.targets,
+            support.groups,
+            (fold_numbers(folds, len(support)), len(folds)),
+        )
+
+
+def class_closeness(center: NDArray[np.float32] | None) -> Head:
+    """The head whose score of a class says how near an image is to it, whatever else there is: cosine to its mean.
+
+    Of the measures tried for telling what is none of the classes this was best or level (benchmarks/RESULTS.md).
+    """
+    return PrototypeClassifier(center=center)
+
+
+def fitted_head(head: Head, support: Support) -> Head:
+    """The head, fitted to a support."""
+    return head.fit(support.vectors, support.labels, ids=support.ids, groups=support.groups)
+
+
+def _patients(scored: _Scored, n_classes: int) -> list[int]:
+    owners: list[set[Hashable]] = [set() for _ in range(n_classes)]
+    for row, (target, group) in enumerate(zip(scored.targets.tolist(), scored.groups, strict=True)):
+        if np.isfinite(scored.scores[row, target]):
+            owners[target].add(("image", row) if group is None else ("patient", group))
+    return [len(own) for own in owners]
+
+
+def _probabilities(recipe: Recipe, scored: _Scored, classes: Sequence[str], remarks: list[str]) -> Probabilities | None:
+    fit_one = fit_isotonic if recipe.method == "isotonic" else fit_temperature
+    try:
+        return fit_one(scored.scores, scored.targets, scored.groups)
+    except TooFewPatients as error:
+        of = "" if error.target is None else f" of {classes[error.target]!r}"
+        remarks.append(
+            f"No probability: {recipe.method} calibration needs {error.needed} patients{of}, and there are "
+            f"{error.found}."
+        )
+        return None
+
+
+def _sets(
+    recipe: Recipe, scored: _Scored, classes: Sequence[str], patients: Sequence[int], remarks: list[str]
+) -> Sets | None:
+    needed = patients_needed(recipe.coverage)
+    if recipe.per_class:
+        short = [f"{name!r} has {count}" for name, count in zip(classes, patients, strict=True) if count < needed]
+        if short:
+            remarks.append(
+                f"No prediction sets: {recipe.coverage:g} coverage of each class needs {needed} patients of each, and "
+                f"{', '.join(short)}."
+            )
+            return None
+    elif sum(patients) < needed:
+        remarks.append(
+            f"No prediction sets: {recipe.coverage:g} coverage needs {needed} patients, and there are {sum(patients)}."
+        )
+        return None
+    return _conformal(scored, scored.scores, per_class=recipe.per_class, nonconformity="margin")
+
+
+def _novelty(recipe: Recipe, scored: _Scored, patients: Sequence[int], remarks: list[str]) -> Sets | None:
+    if recipe.turned_away is None:
+        return None
+    needed = patients_needed(1 - recipe.turned_away)
+    if sum(patients) < needed:
+        remarks.append(
+            f'Never "none of these": to turn away at most {recipe.turned_away:g} of the known needs {needed} patients, '
+            f"and there are {sum(patients)}."
+        )
+        return None
+    return _conformal(scored, scored.nearness, per_class=False, nonconformity="distance")
+
+
+def _conformal(scored: _Scored, scores: NDArray[np.float64], *, per_class: bool, nonconformity: str) -> Sets:
+    if scored.folds is None:
+        return fit_split_conformal(
+            scores, scored.targets, scored.groups, per_class=per_class, nonconformity=nonconformity
+        )
+    folds, count = scored.folds
+    return fit_cross_conformal(
+        scores, scored.targets, scored.groups, folds, n_folds=count, per_class=per_class, nonconformity=nonconformity
+    )
+
+
+def _points(
+    recipe: Recipe,
+    scored: _Scored,
+    classes: Sequence[str],
+    probabilities: Probabilities | None,
+    remarks: list[str],
+) -> dict[str, OperatingPoint]:
+    wanted = {**recipe.sensitivity, **recipe.false_alarm_rate}
+    if not wanted:
+        return {}
+    if probabilities is None:
+        remarks.append("No thresholds: they are put on probabilities, and there are none.")
+        return {}
+    shown = probabilities.probabilities(scored.scores, prior=prior_of(recipe, classes))
+    points = {}
+    for label in sorted(wanted):
+        target = classes.index(label)
+        try:
+            points[label] = choose_operating_point(
+                shown[:, target],
+                scored.targets == target,
+                scored.groups,
+                sensitivity=recipe.sensitivity.get(label),
+                false_alarm_rate=recipe.false_alarm_rate.get(label),
+            )
+        except TooFewPatients as error:
+            side = "with" if label in recipe.sensitivity else "without"
+            remarks.append(
+                f"No threshold for {label!r}: the rate asked for needs {error.needed} patients {side} the class, and "
+                f"there are {error.found}."
+            )
+    return points
+
+
+def prior_of(recipe: Recipe, classes: Sequence[str]) -> NDArray[np.float64] | None:
+    """The prevalences in the order of the classes, or None."""
+    return None if recipe.prevalence is None else np.array([recipe.prevalence[label] for label in classes])
