@@ -25,8 +25,8 @@ from task_vectors import ENCODERS, TASKS, TaskVectors, load
 
 from fewshot import make_head
 from fewshot.advice import MORE
-from fewshot.estimate import FOLDS, REPEATS, estimate
 from fewshot.estimate_report import Estimate
+from fewshot.estimation import FOLDS, REPEATS, estimate
 from fewshot.head import Head
 from fewshot.leave_few_out import Tally, class_means, deal_rounds, patients_per_class, play
 from fewshot.support import Support

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .advice import Advice
     from .attention_head import MatchingClassifier
     from .augmentation import Augmentation
     from .auto import AutoClassifier, HeadChoice, Trial
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from .deployment import Deployment
     from .deployment_store import deployments, has_deployment, roll_back, withdraw_stale
     from .distribution_calibration import DistributionCalibratedClassifier
-    from .estimate import Estimate, estimate
+    from .estimate_report import ClassEstimate, Estimate
+    from .estimation import estimate
     from .evidence import Counterfactual, what_would_change
-    from .finetuning import FineTunedClassifier
+    from .finetuning import FineTunedClassifier, image_rows
     from .fitted import Fitted
     from .gaussian import GaussianClassifier
     from .head import Head
+    from .heatmap_pictures import annotated, overlay, write_png
+    from .heatmaps import Explanation, HeatMap, explain_image
     from .held_out import fit_folds, held_out_scores, patient_folds
     from .label_heads import LabelClassifier
     from .label_prototypes import LabelPrototypeClassifier
@@ -57,8 +61,10 @@ __all__ = [
     "METHODS",
     "PRETRAINING",
     "SIAMESE_LOSSES",
+    "Advice",
     "Augmentation",
     "AutoClassifier",
+    "ClassEstimate",
     "ComparisonSet",
     "Counterfactual",
     "CrossConformal",
@@ -67,11 +73,13 @@ __all__ = [
     "EpisodeTargets",
     "EpisodicNetwork",
     "Estimate",
+    "Explanation",
     "FineTunedClassifier",
     "Fitted",
     "GaussianClassifier",
     "Head",
     "HeadChoice",
+    "HeatMap",
     "ImageNetwork",
     "IsotonicCalibration",
     "LabelClassifier",
@@ -108,11 +116,13 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "Trial",
+    "annotated",
     "choose_operating_point",
     "decide_studies",
     "deploy",
     "deployments",
     "estimate",
+    "explain_image",
     "fit_cross_conformal",
     "fit_folds",
     "fit_isotonic",
@@ -124,12 +134,14 @@ __all__ = [
     "has_deployment",
     "heads_for",
     "held_out_scores",
+    "image_rows",
     "make_head",
     "measure_operating_point",
     "nearest_similarity",
     "none_of_these",
     "open_deployment",
     "outlier_scores",
+    "overlay",
     "patient_folds",
     "patients_needed",
     "pool_p_values",
@@ -142,11 +154,14 @@ __all__ = [
     "what_would_change",
     "winning_score",
     "withdraw_stale",
+    "write_png",
 ]
 
 _HOME = {
+    "Advice": "advice",
     "Augmentation": "augmentation",
     "AutoClassifier": "auto",
+    "ClassEstimate": "estimate_report",
     "ComparisonSet": "comparison",
     "Counterfactual": "evidence",
     "CrossConformal": "cross_conformal",
@@ -154,13 +169,15 @@ _HOME = {
     "DistributionCalibratedClassifier": "distribution_calibration",
     "EpisodeTargets": "networks",
     "EpisodicNetwork": "networks",
-    "Estimate": "estimate",
+    "Estimate": "estimate_report",
+    "Explanation": "heatmaps",
     "FineTunedClassifier": "finetuning",
     "Fitted": "fitted",
     "GaussianClassifier": "gaussian",
     "HEADS": "registry",
     "Head": "head",
     "HeadChoice": "auto",
+    "HeatMap": "heatmaps",
     "ImageNetwork": "networks",
     "IsotonicCalibration": "calibration",
     "LabelClassifier": "label_heads",
@@ -200,11 +217,13 @@ _HOME = {
     "TrainingConfig": "training_config",
     "TrainingError": "training_config",
     "Trial": "auto",
+    "annotated": "heatmap_pictures",
     "choose_operating_point": "operating_points",
     "decide_studies": "studies",
     "deploy": "deploying",
     "deployments": "deployment_store",
-    "estimate": "estimate",
+    "estimate": "estimation",
+    "explain_image": "heatmaps",
     "fit_cross_conformal": "cross_conformal",
     "fit_folds": "held_out",
     "fit_isotonic": "calibration",
@@ -216,12 +235,14 @@ _HOME = {
     "has_deployment": "deployment_store",
     "heads_for": "registry",
     "held_out_scores": "held_out",
+    "image_rows": "finetuning",
     "make_head": "registry",
     "measure_operating_point": "operating_points",
     "nearest_similarity": "novelty",
     "none_of_these": "novelty",
     "open_deployment": "deploying",
     "outlier_scores": "outliers",
+    "overlay": "heatmap_pictures",
     "patient_folds": "held_out",
     "patients_needed": "conformal",
     "pool_p_values": "studies",
@@ -234,6 +255,7 @@ _HOME = {
     "what_would_change": "evidence",
     "winning_score": "novelty",
     "withdraw_stale": "deployment_store",
+    "write_png": "heatmap_pictures",
 }
 
 

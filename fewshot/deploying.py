@@ -12,10 +12,10 @@ from .deployment_fit import SetAside, class_closeness, fit
 from .deployment_store import Members, current_number, members_of, read_record, refitted, write_new
 from .fitted import Fitted
 from .recipe import Recipe
-from .registry import HEAD_OF, make_head
+from .registry import HEAD_OF, NEEDY_HEADS, TRANSDUCTIVE_HEADS, make_head
 
 if TYPE_CHECKING:
-    from embeddings import Encoder, SimilarityHead
+    from embeddings import Encoder, SimilarityHead, SourceStatistics
 
     from .comparison import ComparisonSet
 
@@ -33,17 +33,28 @@ def deploy(cases: ComparisonSet, recipe: Recipe | None = None, *, encoder: Encod
         The deployment. What there were too few patients for is in its `remarks`.
 
     Raises:
-        ValueError: An empty set, no encoder, an unknown head, a class of the recipe that the set does not have.
+        ValueError: An empty set, no encoder, an unknown or transductive head, a class of the recipe that the set does
+            not have.
         ArchiveError: It cannot be written; the deployment before still answers.
     """
-    wanted, used = recipe or Recipe(), _encoder_of(cases, encoder)
+    wanted, used = recipe or Recipe(), encoder if encoder is not None else cases.encoder
+    if used is None:
+        raise ValueError("This comparison set was opened without an encoder, which deploying needs.")
+    if wanted.head in TRANSDUCTIVE_HEADS:
+        raise ValueError(
+            f"The head {wanted.head!r} cannot be deployed: its answer to a patient depends on who else is asked about."
+        )
+    cases.archive.check_encoder(used)
+    learnt = used.similarity, used.source_statistics
     with cases.archive.writing():  # what is fitted to is what its version holds
         members = members_of(cases, cases.archive.version)
         if not len(members.support_rows):
             raise ValueError("The comparison set is empty: register at least one image before deploying.")
-        fitted = _fit(wanted, members, used.source_mean, used.similarity)
-        record = write_new(cases, wanted, members, fitted, center=used.source_mean, learnt=used.similarity is not None)
-    return Deployment(record, members, fitted, similarity=used.similarity)
+        fitted = _fit(wanted, members, used.source_mean, *learnt)
+        record = write_new(
+            cases, wanted, members, fitted, center=used.source_mean, needs_encoder=_needs_encoder(fitted, *learnt)
+        )
+    return Deployment(record, members, fitted, similarity=learnt[0], source=learnt[1])
 
 
 def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder: Encoder | None = None) -> Deployment:
@@ -52,7 +63,7 @@ def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder:
     Args:
         cases: The set.
         number: Which; the one that answers where None.
-        encoder: The set's encoder, needed where the head decides by a learnt comparison; by default the one the set
+        encoder: The set's encoder, needed where the head decides by what was learnt with it; by default the one the set
             was opened with.
 
     Returns:
@@ -69,24 +80,29 @@ def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder:
     if not len(members.support_rows):
         raise ValueError(f"Every support image of deployment {wanted} was removed: deploy the set as it is now.")
     used = encoder if encoder is not None else cases.encoder
-    similarity = None if used is None else used.similarity
+    if used is not None:
+        cases.archive.check_encoder(used)
+    elif record.needs_encoder:
+        raise ValueError(f"Deployment {wanted} decides by what was learnt with the encoder: give the encoder.")
+    similarity, source = (None, None) if used is None else (used.similarity, used.source_statistics)
     fitted = record.fitted_to(members)
     if fitted is None:
-        fitted = _fit(record.recipe, members, record.center, similarity)
+        fitted = _fit(record.recipe, members, record.center, similarity, source)
         refitted(cases, record, members, fitted)
-    elif fitted.head in HEAD_OF.values() and similarity is None and record.learnt:
-        raise ValueError(f"The head {fitted.head!r} decides by a comparison learnt with the encoder: give the encoder.")
-    return Deployment(record, members, fitted, similarity=similarity)
+    return Deployment(record, members, fitted, similarity=similarity, source=source)
 
 
 def _fit(
-    recipe: Recipe, members: Members, center: NDArray[np.float32] | None, similarity: SimilarityHead | None
+    recipe: Recipe,
+    members: Members,
+    center: NDArray[np.float32] | None,
+    similarity: SimilarityHead | None,
+    source: SourceStatistics | None,
 ) -> Fitted:
-    support = members.support
+    support, aside = members.support, members.aside
     position = {label: i for i, label in enumerate(support.classes)}
-    aside = members.aside
     known = [i for i, row in enumerate(aside.metadata) if row["label"] in position]
-    fitted = fit(
+    return fit(
         recipe,
         support,
         SetAside(
@@ -95,15 +111,12 @@ def _fit(
             groups=[aside.metadata[i].get("patient") for i in known],
         ),
         center=center,
-        make=lambda name: make_head(name, center=center, similarity=similarity),
+        make=lambda name: make_head(name, center=center, similarity=similarity, source=source),
         near=lambda: class_closeness(center),
     )
-    return fitted
 
 
-def _encoder_of(cases: ComparisonSet, encoder: Encoder | None) -> Encoder:
-    used = encoder if encoder is not None else cases.encoder
-    if used is None:
-        raise ValueError("This comparison set was opened without an encoder, which deploying needs.")
-    cases.archive.check_encoder(used)
-    return used
+def _needs_encoder(fitted: Fitted, similarity: SimilarityHead | None, source: SourceStatistics | None) -> bool:
+    """Whether the head decides by what only the encoder brings."""
+    by_comparison = similarity is not None and HEAD_OF.get(similarity.name) == fitted.head
+    return by_comparison or fitted.head in NEEDY_HEADS

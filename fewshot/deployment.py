@@ -24,7 +24,7 @@ from .studies import pool_p_values, pool_probabilities, pool_scores, study_names
 from .support import check_center, prepare, similarities
 
 if TYPE_CHECKING:
-    from embeddings import SimilarityHead
+    from embeddings import SimilarityHead, SourceStatistics
 
     from .head import Head
 
@@ -44,19 +44,27 @@ class Deployment:
         created_at: When it was made, UTC.
         removed: Images of that version that were removed since.
         classes: The labels, sorted.
+        support_ids: The images it decides by, sorted.
     """
 
     def __init__(
-        self, record: Record, members: Members, fitted: Fitted, *, similarity: SimilarityHead | None = None
+        self,
+        record: Record,
+        members: Members,
+        fitted: Fitted,
+        *,
+        similarity: SimilarityHead | None = None,
+        source: SourceStatistics | None = None,
     ) -> None:
         """Wrap what was read; use `deploy` or `open_deployment`."""
         self.number, self.recipe, self.created_at = record.number, record.recipe, record.created_at
         self.set_version, self.removed = record.set_version, record.removed_from(members)
         self.fitted = fitted
         self._center = record.center
-        self._similarity = similarity
+        self._similarity, self._source = similarity, source
         self._support = members.support
         self.classes: list[str] = [str(label) for label in self._support.classes]
+        self.support_ids: list[str] = self._support.ids
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -74,6 +82,15 @@ class Deployment:
         if sets is None:
             return None
         return sets.promised(self.recipe.coverage) if isinstance(sets, CrossConformal) else self.recipe.coverage
+
+    @cached_property
+    def head(self) -> Head:
+        """The head, fitted to the support; its scores are not calibrated."""
+        return fitted_head(self.make(), self._support)
+
+    def make(self) -> Head:
+        """A fresh head of the deployment's kind."""
+        return make_head(self.fitted.head, center=self._center, similarity=self._similarity, source=self._source)
 
     def decide(self, vectors: ArrayLike, *, n_evidence: int = DEFAULT_EVIDENCE) -> list[Decision]:
         """The full answer to each query.
@@ -115,7 +132,7 @@ class Deployment:
             ValueError: Vectors of another encoder, lists of unequal length, a missing study.
         """
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
-        scores = self._head.scores(rows)
+        scores = self.head.scores(rows)
         names = study_names(studies)
         pooled = pool_scores(scores, studies, views=views)
         shown = pooled
@@ -124,13 +141,13 @@ class Deployment:
             shown = pool_probabilities(
                 self.fitted.probabilities.probabilities(scores, prior=prior), studies, views=views
             )
-        sets = self._p_values(self.fitted.sets, self._head, self._folds, scores, rows, studies, views)
+        sets = self._p_values(self.fitted.sets, self.head, self._folds, scores, rows, studies, views)
         near = self._p_values(self.fitted.novelty, self._closeness, self._near_folds, None, rows, studies, views)
         decisions = []
         for study, name in enumerate(names):
             own = [i for i, other in enumerate(studies) if other == name]
             if np.isnan(shown[study]).any():
-                reason = self._head.decide(rows[own[:1]])[0].reason or "Nothing can be decided about it."
+                reason = self.head.decide(rows[own[:1]])[0].reason or "Nothing can be decided about it."
                 decisions.append(Decision(label=None, probability=None, score=None, margin=None, reason=reason))
                 continue
             cosines = similarities(prepare(rows[own], "cosine", self._mean), self._rows, "cosine").max(axis=0)
@@ -154,7 +171,7 @@ class Deployment:
         """
         support = self._support
         return what_would_change(
-            lambda: self._make(self.fitted.head),
+            self.make,
             support.vectors,
             support.labels,
             vector,
@@ -183,9 +200,6 @@ class Deployment:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _make(self, name: str) -> Head:
-        return make_head(name, center=self._center, similarity=self._similarity)
-
     @cached_property
     def _mean(self) -> NDArray[np.float64]:
         return check_center(self._center, self._support.vectors.shape[1])
@@ -195,16 +209,12 @@ class Deployment:
         return prepare(self._support.vectors, "cosine", self._mean)
 
     @cached_property
-    def _head(self) -> Head:
-        return fitted_head(self._make(self.fitted.head), self._support)
-
-    @cached_property
     def _closeness(self) -> Head:
         return fitted_head(class_closeness(self._center), self._support)
 
     @cached_property
     def _folds(self) -> Any:
-        return fit_folds(lambda: self._make(self.fitted.head), self._support, patient_folds(self._support))
+        return fit_folds(self.make, self._support, patient_folds(self._support))
 
     @cached_property
     def _near_folds(self) -> Any:

@@ -173,11 +173,15 @@ def _probabilities(recipe: Recipe, scored: _Scored, classes: Sequence[str], rema
     try:
         return fit_one(scored.scores, scored.targets, scored.groups)
     except TooFewPatients as error:
-        of = "" if error.target is None else f" of {classes[error.target]!r}"
-        remarks.append(
-            f"No probability: {recipe.method} calibration needs {error.needed} patients{of}, and there are "
-            f"{error.found}."
-        )
+        short = None if error.target is None else classes[error.target]
+        if short is not None and error.needed == 1 and scored.folds is not None:
+            remarks.append(f"No probability: {short!r} has a single patient, and leaving that one out leaves none.")
+        else:
+            patients = "1 patient" if error.needed == 1 else f"{error.needed} patients"
+            of = "" if short is None else f" of {short!r}"
+            remarks.append(
+                f"No probability: {recipe.method} calibration needs {patients}{of}, and there are {error.found}."
+            )
         return None
 
 

@@ -85,7 +85,7 @@ class Record:
         set_version: The set's version it was made from.
         recipe: What was asked for.
         center: float32 (d,), the source's mean it decides with, or None.
-        learnt: Whether the encoder had a learnt comparison.
+        needs_encoder: Whether the head decides by what only the encoder brings.
         images: Images it was made from.
         digest: Of the images `fitted` was fitted to; None where nothing is kept.
         fitted: What was fitted, or None where images were removed since.
@@ -96,7 +96,7 @@ class Record:
     set_version: int
     recipe: Recipe
     center: NDArray[np.float32] | None
-    learnt: bool
+    needs_encoder: bool
     images: int
     digest: str | None
     fitted: Fitted | None
@@ -127,7 +127,7 @@ class Record:
             "set_version": self.set_version,
             "recipe": self.recipe.to_json(),
             "center": None if self.center is None else [float(value) for value in self.center],
-            "learnt": self.learnt,
+            "needs_encoder": self.needs_encoder,
             "images": self.images,
             "digest": self.digest,
             "fitted": None if self.fitted is None else self.fitted.to_json(),
@@ -152,7 +152,7 @@ class Record:
             set_version=document["set_version"],
             recipe=Recipe.from_json(document["recipe"]),
             center=None if center is None else np.array(center, dtype=np.float32),
-            learnt=document["learnt"],
+            needs_encoder=document["needs_encoder"],
             images=document["images"],
             digest=document["digest"],
             fitted=None if fitted is None else Fitted.from_json(fitted),
@@ -172,7 +172,7 @@ def write_new(
     fitted: Fitted,
     *,
     center: NDArray[np.float32] | None,
-    learnt: bool,
+    needs_encoder: bool,
 ) -> Record:
     """Keep a new deployment and let it answer; call it under the writer's lock."""
     numbers = _pointer(cases)
@@ -182,7 +182,7 @@ def write_new(
         set_version=cases.archive.version,
         recipe=recipe,
         center=center,
-        learnt=learnt,
+        needs_encoder=needs_encoder,
         images=members.images,
         digest=members.digest,
         fitted=fitted,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from episodes import Decision
 class Head(Protocol):
     """What every few-shot classifier does."""
 
+    transductive: ClassVar[bool]
     classes_: NDArray[Any]
 
     def fit(

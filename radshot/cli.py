@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from .archives import backup_command, forget_command, search_command, stats_command, verify_command
+from .classifying import classify_command
 from .demonstration import demo_command
+from .deploying import deploy_command, deployments_command
 from .embedding import embed_command
 from .estimating import estimate_command
 from .evaluation import evaluate_command
-from .sets import classify_command, register_command
+from .sets import register_command
 from .training import train_command
 
 HELP = """Few-shot recognition for radiology: train an encoder, register a few
@@ -24,6 +26,8 @@ labelled images, ask about the next one.
   radshot train train.csv --out enc     learn an encoder from a source domain
   radshot register cases --encoder enc --label cyst a.dcm b.dcm c.dcm
   radshot classify cases new.dcm        ask, and see which images spoke for it
+  radshot deploy cases                  choose the head, calibrate, answer with
+                                        a probability or "none of these"
   radshot estimate cases                say how often it will be right
   radshot embed scans --encoder enc --archive archive
   radshot search archive new.dcm        find what looks like it
@@ -59,6 +63,8 @@ for name, function in (
     ("search", search_command),
     ("register", register_command),
     ("classify", classify_command),
+    ("deploy", deploy_command),
+    ("deployments", deployments_command),
     ("estimate", estimate_command),
     ("forget", forget_command),
     ("verify", verify_command),

@@ -44,7 +44,7 @@ def estimate_command(
       radshot estimate cases --head nearest --markdown estimate.md
     """
     from fewshot import ComparisonSet, make_head
-    from fewshot.estimate import estimate
+    from fewshot.estimation import estimate
 
     from .inputs import check_heads, encoder_of
 
@@ -57,7 +57,7 @@ def estimate_command(
             raise Refused(f"The comparison set '{folder}' is empty: register images of two classes before asking.")
         chosen = encoder_of(cases.archive, encoder)
     try:
-        make_head(head, center=chosen.source_mean, similarity=chosen.similarity)
+        make_head(head, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics)
         found = estimate(
             snapshot.vectors,
             [str(row["label"]) for row in snapshot.metadata],

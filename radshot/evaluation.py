@@ -86,7 +86,7 @@ def evaluate_command(
     names = head or heads_for(chosen.similarity)
     try:
         for name in names:
-            make_head(name, similarity=chosen.similarity)
+            make_head(name, similarity=chosen.similarity, source=chosen.source_statistics)
     except ValueError as error:
         raise Refused(str(error)) from None
     EpisodeSampler(source.labels, n_way, k_shot, n_query, groups=source.groups, n_episodes=1)  # fail before the work
@@ -141,7 +141,7 @@ def _measure(
     from fewshot import make_head
 
     return evaluate(
-        make_head(head, center=encoder.source_mean, similarity=encoder.similarity),
+        make_head(head, center=encoder.source_mean, similarity=encoder.similarity, source=encoder.source_statistics),
         vectors,
         labels,
         sampler,

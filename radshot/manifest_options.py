@@ -29,6 +29,7 @@ Group = Annotated[
 Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Use only rows that meet a condition.")]
 Image = Annotated[str, typer.Option(metavar="COLUMN", help="Column of image paths, relative to the manifest.")]
 HEAD_HELP = (
-    "How to decide: prototypes, prototypes-euclidean, nearest or neighbors; siamese, matching or relation where the "
+    "How to decide: auto (chosen on the support), prototypes, prototypes-euclidean, nearest, neighbors, linear, ridge, "
+    "svm, gaussian, distribution-calibrated, soft-k-means (transductive); siamese, matching or relation where the "
     "encoder was trained so."
 )

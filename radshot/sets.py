@@ -24,11 +24,10 @@ from .console import (
     write_json,
 )
 from .embedding import ENCODER_HELP
-from .manifest_options import HEAD_HELP
 
 if TYPE_CHECKING:
-    from embeddings import Encoder, Snapshot
-    from episodes import Decision, Manifest
+    from embeddings import Encoder
+    from episodes import Manifest
     from fewshot.outliers import Outlier
 
 SetFolder = Annotated[Path, typer.Argument(metavar="SET", help="The comparison set's folder.", show_default=False)]
@@ -179,120 +178,3 @@ def _note_new_classes(before: set[str], after: set[str]) -> None:
         close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.75)
         hint = f" Did you mean {spelt[close[0]]!r}?" if close else ""
         note(f"{one_line(name)!r} is a new class.{hint}")
-
-
-@command
-def classify_command(
-    folder: SetFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to ask about.", show_default=False)],
-    head: Annotated[
-        str,
-        typer.Option(metavar="NAME", help=HEAD_HELP),
-    ] = "prototypes",
-    encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The set's encoder, if it has moved.")] = None,
-    json_file: JsonOption = None,
-) -> int:
-    """Ask a comparison set about images.
-
-    The answer is a label, how clear it is (its margin over the runner-up), and
-    the support images that spoke for it. The score is a similarity and no
-    probability; a probability takes a calibrated deployment.
-
-    \b
-    Examples
-      radshot classify cases new.dcm
-      radshot classify cases *.png --head nearest --json answers.json
-    """
-    from embeddings import image_identity
-    from fewshot import ComparisonSet, heads_for, make_head
-    from fewshot.registry import PLAIN_HEADS
-
-    from .inputs import check_heads, encode_readable, encoder_of
-
-    check_heads([head])
-    with ComparisonSet.open(folder) as cases:
-        snapshot = cases.snapshot
-        if not len(snapshot):
-            raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
-        chosen = encoder_of(cases.archive, encoder)
-    trained = heads_for(chosen.similarity)[len(PLAIN_HEADS) :]
-    if trained and head not in trained:
-        note(f"the encoder was trained with a head of its own: --head {trained[0]}")
-    vectors, kept, refused = encode_readable(chosen, images)
-    labels = [str(row["label"]) for row in snapshot.metadata]
-    patients = [row.get("patient") for row in snapshot.metadata]
-    try:
-        classifier = make_head(head, center=chosen.source_mean, similarity=chosen.similarity)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    classifier.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
-    decisions = dict(zip(kept, classifier.decide(vectors), strict=True)) if kept else {}
-    by_content = dict(zip(snapshot.hashes, snapshot.ids, strict=True))
-    identities = {i: image_identity(images[i]) for i in kept}
-    registered = {
-        i: seen.sop_instance_uid if seen.sop_instance_uid in snapshot.positions else by_content.get(seen.sha256)
-        for i, seen in identities.items()
-    }
-    supporters = set(patients) - {None}
-    own_patient = {i for i, seen in identities.items() if seen.patient_id in supporters}
-    if decisions:
-        _print_decisions(images, decisions)
-    list_refused(refused)
-    for i, own in registered.items():
-        if own is not None:
-            note(f"{one_line(images[i])} is itself registered (id {one_line(own)}): this answer is no evidence.")
-        elif i in own_patient:
-            note(f"{one_line(images[i])} is of a patient who supports the set: the answer leans on that patient.")
-    if decisions and len(set(labels)) == 1:
-        note(f"Only one class is registered, {one_line(labels[0])!r}: no other answer is possible.")
-    reasons = dict(refused)
-    answers = [
-        answer(image, decisions[i], snapshot, registered=registered[i] is not None)
-        if i in decisions
-        else {"image": str(image), "label": None, "error": reasons[str(image)]}
-        for i, image in enumerate(images)
-    ]
-    write_json(json_file, answers)
-    return exit_code(len(decisions), len(refused))
-
-
-def answer(image: Path, decision: Decision, support: Snapshot, *, registered: bool) -> dict[str, Any]:
-    """One decision as plain values."""
-
-    def neighbours(found: Any) -> list[dict[str, Any]]:
-        paths = [support.metadata[support.positions[n.id]].get("path") for n in found]
-        return [
-            {"id": n.id, "label": n.label, "similarity": n.similarity, "path": path}
-            for n, path in zip(found, paths, strict=True)
-        ]
-
-    return {
-        "image": str(image),
-        "label": decision.label,
-        "score": decision.score,
-        "probability": decision.probability,
-        "margin": decision.margin,
-        "evidence": neighbours(decision.evidence),
-        "runner_up": decision.runner_up,
-        "counter_evidence": neighbours(decision.counter_evidence),
-        "reason": decision.reason,
-        "registered": registered,
-    }
-
-
-def _print_decisions(images: Sequence[Path], decisions: dict[int, Decision]) -> None:
-    rows = []
-    for i, decision in decisions.items():
-        nearest = decision.evidence[0] if decision.evidence else None
-        rows.append(
-            (
-                "none of these" if decision.label is None else decision.label,
-                "" if decision.score is None else f"{decision.score:.3f}",
-                "" if decision.margin is None else f"{decision.margin:.3f}",
-                "" if decision.runner_up is None else decision.runner_up,
-                images[i],
-                "" if nearest is None else f"{nearest.id} ({nearest.similarity:.3f})",
-            )
-        )
-    header = ("label", "score", "margin", "runner-up", "image", "nearest support")
-    print_table(header, rows, numbers=("score", "margin"))

@@ -20,6 +20,7 @@ from embeddings import (
     PixelEncoder,
     PrecomputedEncoder,
     Preprocess,
+    SourceStatistics,
     UnknownEncoder,
     load_encoder,
     read_image,
@@ -185,6 +186,18 @@ def test_a_dicom_file_is_found_by_its_uid(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "other.png")
     with pytest.raises(ImageError, match="none of the 3 vectors"):
         PrecomputedEncoder(IDS, VECTORS).encode([tmp_path / "other.png"])
+
+
+def test_vectors_made_elsewhere_may_bring_their_source() -> None:
+    dim = VECTORS.shape[1]
+    source = SourceStatistics(np.zeros((2, dim)), np.ones((2, dim)), np.array([6, 9]))
+    encoder = PrecomputedEncoder(IDS, VECTORS, source_mean=np.ones(dim), source_statistics=source)
+    assert encoder.source_statistics is source and PrecomputedEncoder(IDS, VECTORS).source_statistics is None
+    assert encoder.fingerprint == PrecomputedEncoder(IDS, VECTORS).fingerprint
+    other = SourceStatistics(np.zeros((2, dim + 1)), np.ones((2, dim + 1)), np.array([6, 9]))
+    message = f"source_statistics must be SourceStatistics of {dim} dimensions; got {dim + 1} dimensions"
+    with pytest.raises(EncoderError, match=message):
+        PrecomputedEncoder(IDS, VECTORS, source_statistics=other)
 
 
 def test_the_order_of_rows_does_not_matter_to_the_fingerprint() -> None:

@@ -13,7 +13,7 @@ import pytest
 import fewshot.estimate
 from fewshot import NeighborClassifier, PrototypeClassifier
 from fewshot.advice import GAIN_SPREAD, MORE, OWN_WEIGHT, USUAL_RATE, Advice, LearningCurves
-from fewshot.estimate import INFLATION, estimate
+from fewshot.estimation import INFLATION, estimate
 from fewshot.held_out import fit_folds
 from fewshot.leave_few_out import ask, deal_rounds, patients_per_class
 from fewshot.support import Support

@@ -19,9 +19,9 @@ def statistics(labels: Labels, groups: list[str] | None = None) -> SourceStatist
 def test_images_of_the_same_labels_are_a_class() -> None:
     labels: Labels = [("a",)] * 7 + [("b", "a"), ("a", "b")] * 4 + [("b",)] * 2 + [()] * 9
     found = statistics(labels)
-    assert found is not None and found.patients.tolist() == [7, 8]
-    assert np.allclose(found.means, [POINTS[:7].mean(0), POINTS[7:15].mean(0)], atol=1e-6)
-    assert np.allclose(found.variances, [POINTS[:7].var(0), POINTS[7:15].var(0)], atol=1e-6)
+    assert found is not None and found.patients.tolist() == [8, 7]
+    assert np.allclose(found.means, [POINTS[7:15].mean(0), POINTS[:7].mean(0)], atol=1e-6)
+    assert np.allclose(found.variances, [POINTS[7:15].var(0), POINTS[:7].var(0)], atol=1e-6)
 
 
 def test_classes_of_few_patients_leave_nothing() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from embeddings import Archive
 from fewshot import ComparisonSet, make_head
-from fewshot.estimate import estimate
+from fewshot.estimation import estimate
 from radshot.cli import app
 
 KINDS = ("across", "down", "blob")

@@ -1,0 +1,377 @@
+"""`radshot classify`: ask a comparison set, or the deployment made of it, about images or whole studies."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import (
+    JsonOption,
+    Refused,
+    Usage,
+    command,
+    exit_code,
+    list_refused,
+    note,
+    one_line,
+    print_table,
+    write_json,
+)
+from .manifest_options import HEAD_HELP
+from .sets import SetFolder
+
+if TYPE_CHECKING:
+    from embeddings import Encoder, Snapshot
+    from episodes import Decision
+    from fewshot import ComparisonSet, Deployment, Head
+
+#: Characters of an image's name that its heat maps' names begin with.
+NAME_LENGTH = 40
+
+
+@command
+def classify_command(
+    folder: SetFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to ask about.", show_default=False)],
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Decide by all of the set with this head, not by a deployment. {HEAD_HELP}"),
+    ] = None,
+    deployment: Annotated[
+        int | None, typer.Option(metavar="N", help="Ask this deployment, not the one that answers.")
+    ] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Study of each image in turn; repeat it. One answer per study."),
+    ] = None,
+    by_study: Annotated[
+        bool, typer.Option("--by-study", help="One answer per study, by the DICOM files' StudyInstanceUID.")
+    ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say what would change each answer.")] = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write where each image speaks for its answer: PNG, and DICOM for DICOM."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The set's encoder, if it has moved.")] = None,
+    json_file: JsonOption = None,
+) -> int:
+    """Ask a comparison set about images.
+
+    The answer is a label or "none of these", how clear it is, and the support
+    images that spoke for it. A set that was deployed (radshot deploy) answers
+    with a calibrated probability and the classes that cannot be ruled out;
+    otherwise the score is a similarity and no probability.
+
+    \b
+    Examples
+      radshot classify cases new.dcm
+      radshot classify cases frontal.dcm lateral.dcm --by-study
+      radshot classify cases *.png --head nearest --json answers.json
+    """
+    from fewshot import ComparisonSet
+
+    from .inputs import check_heads, encode_readable, encoder_of
+
+    if head is not None:
+        check_heads([head])
+        if deployment is not None:
+            raise Usage("--head decides by the whole set and --deployment by a deployment: give one of the two.")
+    if study is not None and by_study:
+        raise Usage("--study names the studies and --by-study reads them from the files: give one of the two.")
+    if study is not None and len(study) != len(images):
+        raise Usage(f"--study repeats once per image, in order: {len(images)} images, {len(study)} studies.")
+    with ComparisonSet.open(folder) as cases:
+        if not len(cases.snapshot):
+            raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
+        chosen = encoder_of(cases.archive, encoder)
+        asked = _whom(cases, chosen, head, deployment)
+    for remark in asked.remarks:
+        note(remark)
+    vectors, kept, refused = encode_readable(chosen, images)
+    studies = _studies(images, kept, study, by_study)
+    decisions = asked.decide(vectors, studies) if kept else []
+    members = _members(studies)
+    names = list(members)
+    seen = _seen(images, kept, asked.support)
+    if decisions:
+        _print_decisions([_shown(images, kept, members[name], name) for name in names], decisions)
+    list_refused(refused)
+    _warn(images, seen, asked)
+    answers = []
+    for name, decision in zip(names, decisions, strict=True):
+        own = [kept[i] for i in members[name]]
+        entry = answer(
+            [images[i] for i in own], decision, asked.support, registered=any(seen[i].registered for i in own)
+        )
+        if study is not None or by_study:
+            entry["study"] = name
+        if why and decision.label is not None:
+            entry["why"] = _why(asked, vectors[members[name]], _shown(images, kept, members[name], name))
+        answers.append(entry)
+    reasons = dict(refused)
+    answers += [
+        {"image": str(image), "label": None, "error": reasons[str(image)]}
+        for i, image in enumerate(images)
+        if i not in kept
+    ]
+    if heatmap is not None and kept:
+        _write_heatmaps(heatmap, [images[i] for i in kept], chosen, asked)
+    write_json(json_file, answers)
+    return exit_code(len(decisions), len(refused))
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Who answers: a deployment, or a head fitted to the whole set.
+
+    Attributes:
+        head: The fitted head.
+        support: The images it decides by.
+        deployment: The deployment, or None.
+        make: Makes a fresh head of the same kind.
+        remarks: What the user should know first.
+    """
+
+    head: Head
+    support: Snapshot
+    deployment: Deployment | None
+    make: Any
+    remarks: tuple[str, ...]
+
+    def decide(self, vectors: Any, studies: Sequence[Hashable]) -> list[Decision]:
+        """One decision per study."""
+        if self.deployment is not None:
+            return self.deployment.decide_studies(vectors, studies)
+        from fewshot import decide_studies
+
+        return decide_studies(self.head, vectors, studies)
+
+
+def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int | None) -> Asked:
+    """The deployment that answers, else the head asked for or chosen, fitted to the whole set."""
+    from fewshot import AutoClassifier, has_deployment, heads_for, make_head, open_deployment
+    from fewshot.registry import COMPARED_HEADS, DEFAULT_HEAD
+
+    snapshot = cases.snapshot
+    if number is not None or (head is None and has_deployment(cases)):
+        try:
+            found = open_deployment(cases, number, encoder=encoder)
+        except (LookupError, ValueError) as error:
+            raise Refused(str(error)) from None
+        remarks = list(found.remarks)
+        later = int((snapshot.since > found.set_version).sum())
+        if later:
+            remarks.append(f"{later:,} image(s) registered since deployment {found.number} take no part: deploy anew.")
+        support = snapshot.take([snapshot.positions[name] for name in found.support_ids])
+        return Asked(found.head, support, found, found.make, tuple(remarks))
+    name = head or DEFAULT_HEAD
+    remarks = []
+    trained = heads_for(encoder.similarity)[len(COMPARED_HEADS) :]
+    if trained and name not in trained:
+        remarks.append(f"the encoder was trained with a head of its own: --head {trained[0]}")
+
+    def make() -> Head:
+        return make_head(
+            name,
+            center=encoder.source_mean,
+            similarity=encoder.similarity,
+            source=encoder.source_statistics,
+        )
+
+    try:
+        fitted = make()
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    labels = [str(row["label"]) for row in snapshot.metadata]
+    fitted.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=[row.get("patient") for row in snapshot.metadata])
+    if isinstance(fitted, AutoClassifier):
+        remarks.append(f"the head was chosen: {fitted.choice_.reason}")
+    if fitted.transductive:
+        remarks.append(f"{name} is transductive: the answer to an image depends on the others asked about with it.")
+    return Asked(fitted, snapshot, None, make, tuple(remarks))
+
+
+def _studies(images: Sequence[Path], kept: Sequence[int], study: list[str] | None, by_study: bool) -> list[Hashable]:
+    """The study of each image that was read; every image its own where none is asked for."""
+    if study is not None:
+        return [study[i] for i in kept]
+    if not by_study:
+        return list(range(len(kept)))
+    from embeddings import image_identity
+
+    found: list[Hashable] = []
+    for i in kept:
+        uid = image_identity(images[i]).metadata.get("study_uid")
+        if uid is None:
+            note(f"{one_line(images[i])} has no StudyInstanceUID and is a study of its own.")
+        found.append(uid or f"image {images[i]}")
+    return found
+
+
+def _members(studies: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    members: dict[Hashable, list[int]] = {}
+    for i, name in enumerate(studies):
+        members.setdefault(name, []).append(i)
+    return members
+
+
+def _shown(images: Sequence[Path], kept: Sequence[int], own: Sequence[int], name: Hashable) -> str:
+    """What to call a study: its image, or its name and how many images it has."""
+    if len(own) == 1:
+        return str(images[kept[own[0]]])
+    return f"{name} ({len(own)} images)"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Whether an image asked about is itself in the set (the id), or its patient is."""
+
+    registered: str | None
+    patient: bool
+
+
+def _seen(images: Sequence[Path], kept: Sequence[int], support: Snapshot) -> dict[int, _Seen]:
+    from embeddings import image_identity
+
+    by_content = dict(zip(support.hashes, support.ids, strict=True))
+    supporters = {row.get("patient") for row in support.metadata} - {None}
+    found = {}
+    for i in kept:
+        identity = image_identity(images[i])
+        uid = identity.sop_instance_uid
+        own = uid if uid in support.positions else by_content.get(identity.sha256)
+        found[i] = _Seen(own, identity.patient_id in supporters)
+    return found
+
+
+def _warn(images: Sequence[Path], seen: dict[int, _Seen], asked: Asked) -> None:
+    for i, found in seen.items():
+        if found.registered is not None:
+            own = one_line(found.registered)
+            note(f"{one_line(images[i])} is itself registered (id {own}): this answer is no evidence.")
+        elif found.patient:
+            note(f"{one_line(images[i])} is of a patient who supports the set: the answer leans on that patient.")
+    labels = sorted({str(row["label"]) for row in asked.support.metadata})
+    if seen and len(labels) == 1:
+        note(f"Only one class is registered, {one_line(labels[0])!r}: no other answer is possible.")
+
+
+def _why(asked: Asked, vectors: Any, shown: str) -> list[str]:
+    """What would change the answer to each image of a study, in words."""
+    from fewshot import what_would_change
+
+    sentences = []
+    support = asked.support
+    for vector in vectors:
+        found = what_would_change(
+            asked.make,
+            support.vectors,
+            [str(row["label"]) for row in support.metadata],
+            vector,
+            ids=support.ids,
+            groups=[row.get("patient") for row in support.metadata],
+        )
+        sentences.append(found.sentence)
+        note(f"{one_line(shown)}: {one_line(found.sentence)}")
+    return sentences
+
+
+def _write_heatmaps(folder: Path, images: Sequence[Path], encoder: Encoder, asked: Asked) -> None:
+    """Say for each image where it speaks for its answer; the names number the images in the order asked."""
+    from fewshot import PrototypeClassifier
+    from fewshot.heatmaps import explain_image
+
+    from .heatmap_files import write_heatmaps
+
+    support = asked.support
+    means = PrototypeClassifier(center=encoder.source_mean).fit(
+        support.vectors, [str(row["label"]) for row in support.metadata], ids=support.ids
+    )
+    for number, image in enumerate(images, start=1):
+        try:
+            found = explain_image(encoder, asked.head, image, prototypes=means)
+        except ValueError as error:
+            note(f"{one_line(image)}: no heat map: {error}")
+            continue
+        stem = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in image.stem)[:NAME_LENGTH]
+        written = write_heatmaps(found, image, folder, name=f"{number:03}-{stem}")
+        agreement = found.maps[0].agreement
+        agree = "" if agreement is None else f", agreement of Grad-CAM and occlusion {agreement:+.2f}"
+        note(
+            f"{one_line(image)}: heat maps for {one_line(found.label)!r} in {', '.join(p.name for p in written)}{agree}"
+        )
+
+
+def answer(images: Sequence[Path], decision: Decision, support: Snapshot, *, registered: bool) -> dict[str, Any]:
+    """One decision as plain values."""
+
+    def neighbours(found: Any) -> list[dict[str, Any]]:
+        paths = [support.metadata[support.positions[n.id]].get("path") for n in found]
+        return [
+            {"id": n.id, "label": n.label, "similarity": n.similarity, "path": path}
+            for n, path in zip(found, paths, strict=True)
+        ]
+
+    named = {"image": str(images[0])} if len(images) == 1 else {"images": [str(image) for image in images]}
+    return {
+        **named,
+        "label": decision.label,
+        "score": decision.score,
+        "probability": decision.probability,
+        "margin": decision.margin,
+        "prediction_set": None if decision.prediction_set is None else list(decision.prediction_set),
+        "coverage": decision.coverage,
+        "flags": list(decision.flags),
+        "evidence": neighbours(decision.evidence),
+        "runner_up": decision.runner_up,
+        "counter_evidence": neighbours(decision.counter_evidence),
+        "reason": decision.reason,
+        "registered": registered,
+    }
+
+
+def _print_decisions(shown: Sequence[str], decisions: Sequence[Decision]) -> None:
+    """One line per answer; probability and set only where there are any."""
+    calibrated = any(d.probability is not None or d.prediction_set is not None for d in decisions)
+    flagged = any(d.flags for d in decisions)
+    rows = []
+    for name, decision in zip(shown, decisions, strict=True):
+        nearest = decision.evidence[0] if decision.evidence else None
+        sure: tuple[str, ...] = ()
+        if calibrated:
+            members = decision.prediction_set
+            sure = (
+                "" if decision.probability is None else f"{decision.probability:.2f}",
+                "" if members is None else ", ".join(map(str, members)),
+            )
+        rows.append(
+            (
+                "none of these" if decision.label is None else decision.label,
+                *sure,
+                *((", ".join(map(str, decision.flags)),) if flagged else ()),
+                "" if decision.score is None else f"{decision.score:.3f}",
+                "" if decision.margin is None else f"{decision.margin:.3f}",
+                "" if decision.runner_up is None else decision.runner_up,
+                name,
+                "" if nearest is None else f"{nearest.id} ({nearest.similarity:.3f})",
+            )
+        )
+    coverage = next((d.coverage for d in decisions if d.coverage is not None), None)
+    header = (
+        "label",
+        *(("probability", "not ruled out" if coverage is None else f"{coverage:.0%} set") if calibrated else ()),
+        *(("flags",) if flagged else ()),
+        "score",
+        "margin",
+        "runner-up",
+        "image",
+        "nearest support",
+    )
+    print_table(header, rows, numbers=("probability", "score", "margin"))
+    for name, decision in zip(shown, decisions, strict=True):
+        if decision.reason is not None:
+            note(f"{one_line(name)}: {decision.reason}")
