@@ -101,7 +101,7 @@ def classify_command(
         _print_decisions([_shown(images, kept, members[name], name) for name in names], decisions)
     list_refused(refused)
     _warn(images, seen, asked)
-    answers = []
+    places: dict[int, dict[str, Any]] = {}  # answers in the order of the arguments, a study at its first image
     for name, decision in zip(names, decisions, strict=True):
         own = [kept[i] for i in members[name]]
         entry = answer(
@@ -111,16 +111,13 @@ def classify_command(
             entry["study"] = name
         if why and decision.label is not None:
             entry["why"] = _why(asked, vectors[members[name]], _shown(images, kept, members[name], name))
-        answers.append(entry)
+        places[own[0]] = entry
     reasons = dict(refused)
-    answers += [
-        {"image": str(image), "label": None, "error": reasons[str(image)]}
-        for i, image in enumerate(images)
-        if i not in kept
-    ]
+    for i in set(range(len(images))) - set(kept):
+        places[i] = {"image": str(images[i]), "label": None, "error": reasons[str(images[i])]}
     if heatmap is not None and kept:
         _write_heatmaps(heatmap, [images[i] for i in kept], chosen, asked)
-    write_json(json_file, answers)
+    write_json(json_file, [places[i] for i in sorted(places)])
     return exit_code(len(decisions), len(refused))
 
 
@@ -323,14 +320,14 @@ def answer(images: Sequence[Path], decision: Decision, support: Snapshot, *, reg
         "score": decision.score,
         "probability": decision.probability,
         "margin": decision.margin,
-        "prediction_set": None if decision.prediction_set is None else list(decision.prediction_set),
-        "coverage": decision.coverage,
-        "flags": list(decision.flags),
         "evidence": neighbours(decision.evidence),
         "runner_up": decision.runner_up,
         "counter_evidence": neighbours(decision.counter_evidence),
         "reason": decision.reason,
         "registered": registered,
+        "prediction_set": None if decision.prediction_set is None else list(decision.prediction_set),
+        "coverage": decision.coverage,
+        "flags": list(decision.flags),
     }
 
 

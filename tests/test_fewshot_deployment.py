@@ -255,7 +255,7 @@ def test_uncertain_answers_have_no_label(tmp_path: Path, encoder: PrecomputedEnc
 
 
 def test_prevalence_moves_probabilities_and_thresholds_flag(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
-    cases = make(tmp_path / "cases", encoder, aside=20)
+    cases = make(tmp_path / "cases", encoder, aside=40)
     even = deploy(cases, Recipe(head="prototypes", turned_away=None))
     rare = deploy(
         cases,
@@ -269,10 +269,12 @@ def test_prevalence_moves_probabilities_and_thresholds_flag(tmp_path: Path, enco
     )
     between = np.array([[3, 3, 0, 1, 1, 0]], dtype=np.float32)
     one, two = even.decide(between)[0], rare.decide(between)[0]
-    assert two.label == "b" and two.probability is not None and one.probability is not None
-    assert two.probability > 0.8 > one.probability
+    assert (one.label, two.label) == ("a", "b")
+    assert even.fitted.probabilities is not None
+    chances = even.fitted.probabilities.probabilities(even.head.scores(between))[0] * [0.01, 0.495, 0.495]
+    assert two.probability == pytest.approx(chances[1] / chances.sum(), rel=1e-12)
     flagged = {label: np.mean([label in d.flags for d in rare.decide(draw(label, 300, 8))]) for label in "ab"}
-    assert flagged["a"] > 0.8
+    assert flagged["a"] > 0.8  # 0.9 was asked for, on 39 patients
     alarms = np.mean(["b" in d.flags for label in "ac" for d in rare.decide(draw(label, 300, 9))])
     assert alarms < 0.18
     assert set(rare.fitted.points) == {"a", "b"}

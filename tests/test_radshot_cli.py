@@ -30,7 +30,8 @@ from radshot.console import Usage, command
 
 KINDS = ("across", "down", "blob")
 COMMANDS = (
-    "demo", "train", "evaluate", "embed", "search", "register", "classify", "forget", "verify", "stats", "backup",
+    "demo", "train", "evaluate", "embed", "search", "register", "classify", "deploy",
+    "deployments", "estimate", "forget", "verify", "stats", "backup",
 )  # fmt: skip
 
 
@@ -232,7 +233,7 @@ def test_training_evaluating_and_using_the_trained_encoder(
     measured = answer("evaluate", collection, "--encoder", encoder, *few, "--markdown", page)
     names = [report["name"] for report in measured["reports"]]
     assert [name.split(", ")[1] for name in names] == [
-        "prototypes", "prototypes-euclidean", "nearest", "neighbors", "prototypes", "prototypes",
+        "prototypes", "nearest", "neighbors", "linear", "ridge", "auto", "prototypes", "prototypes",
     ]  # fmt: skip
     assert names[4:] == ["pixels-32, prototypes", "hog-64, prototypes"]
     assert [other["second"] for other in measured["differences"]] == names[1:]
@@ -294,7 +295,7 @@ def test_classify_gives_every_field_in_the_order_of_the_arguments(tmp_path: Path
     assert first == {"image": str(bad), "label": None, "error": "there is no such file"}
     assert list(second) == [
         "image", "label", "score", "probability", "margin", "evidence", "runner_up", "counter_evidence", "reason",
-        "registered",
+        "registered", "prediction_set", "coverage", "flags",
     ]  # fmt: skip
     assert (second["image"], second["label"], second["probability"], second["registered"]) == (
         str(good), "blob", None, False,
