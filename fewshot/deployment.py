@@ -13,15 +13,15 @@ from episodes import Decision, Neighbor
 
 from .conformal import ROUNDING, SplitConformal
 from .cross_conformal import CrossConformal, fold_scores
-from .deployment_fit import class_closeness, fitted_head, prior_of
+from .deployment_fit import class_closeness, fitted_head, nearest_class, prior_of
 from .deployment_store import Members, Record
 from .evidence import Counterfactual, what_would_change
-from .fitted import Fitted, Sets
+from .fitted import Fitted
 from .held_out import fit_folds, patient_folds
 from .prototypes import DEFAULT_EVIDENCE
 from .registry import make_head
 from .studies import pool_p_values, pool_probabilities, pool_scores, study_names
-from .support import check_center, prepare, similarities
+from .support import as_label, check_center, prepare, similarities
 
 if TYPE_CHECKING:
     from embeddings import SimilarityHead, SourceStatistics
@@ -141,22 +141,25 @@ class Deployment:
             shown = pool_probabilities(
                 self.fitted.probabilities.probabilities(scores, prior=prior), studies, views=views
             )
-        sets = self._p_values(self.fitted.sets, self.head, self._folds, scores, rows, studies, views)
-        near = self._p_values(self.fitted.novelty, self._closeness, self._near_folds, None, rows, studies, views)
+        sets = self._sets(scores, rows, studies, views)
+        near = self._novelty(rows, studies, views)
+        members: dict[Hashable, list[int]] = {name: [] for name in names}
+        for i, name in enumerate(studies):
+            members[as_label(name)].append(i)
         decisions = []
-        for study, name in enumerate(names):
-            own = [i for i, other in enumerate(studies) if other == name]
+        for study, own in enumerate(members.values()):
             if np.isnan(shown[study]).any():
                 reason = self.head.decide(rows[own[:1]])[0].reason or "Nothing can be decided about it."
                 decisions.append(Decision(label=None, probability=None, score=None, margin=None, reason=reason))
                 continue
-            cosines = similarities(prepare(rows[own], "cosine", self._mean), self._rows, "cosine").max(axis=0)
+            told = rows[[i for i in own if not np.isnan(scores[i]).any()]]
+            cosines = similarities(prepare(told, "cosine", self._mean), self._rows, "cosine").max(axis=0)
             decisions.append(
                 self._decision(
                     pooled[study],
                     shown[study],
                     None if sets is None else sets[study],
-                    None if near is None else near[study],
+                    None if near is None else float(near[study, 0]),
                     cosines,
                     n_evidence,
                 )
@@ -220,23 +223,33 @@ class Deployment:
     def _near_folds(self) -> Any:
         return fit_folds(lambda: class_closeness(self._center), self._support, patient_folds(self._support))
 
-    def _p_values(
+    def _sets(
         self,
-        predictor: Sets | None,
-        head: Head,
-        folds: Any,
-        scores: NDArray[np.float64] | None,
+        scores: NDArray[np.float64],
         rows: NDArray[np.float32],
         studies: Sequence[Hashable],
         views: Sequence[Hashable] | None,
     ) -> NDArray[np.float64] | None:
         """p-values of each study for each class, or None where nothing was calibrated."""
+        predictor = self.fitted.sets
         if predictor is None:
             return None
         if isinstance(predictor, SplitConformal):
-            found = predictor.p_values(head.scores(rows) if scores is None else scores)
+            return pool_p_values(predictor.p_values(scores), studies, views=views)
+        found = fold_scores(self._folds, rows, len(self.classes))
+        return pool_p_values(predictor.p_values(found), studies, views=views)
+
+    def _novelty(
+        self, rows: NDArray[np.float32], studies: Sequence[Hashable], views: Sequence[Hashable] | None
+    ) -> NDArray[np.float64] | None:
+        """p-value (n_studies, 1) of a study being of the classes: how many patients are as far from their nearest."""
+        predictor = self.fitted.novelty
+        if predictor is None:
+            return None
+        if isinstance(predictor, SplitConformal):
+            found = predictor.p_values(nearest_class(self._closeness.scores(rows)))
         else:
-            found = predictor.p_values(fold_scores(folds, rows, len(self.classes)))
+            found = predictor.p_values(nearest_class(fold_scores(self._near_folds, rows, len(self.classes))))
         return pool_p_values(found, studies, views=views)
 
     def _decision(
@@ -244,7 +257,7 @@ class Deployment:
         scores: NDArray[np.float64],
         shown: NDArray[np.float64],
         p_values: NDArray[np.float64] | None,
-        nearness: NDArray[np.float64] | None,
+        nearness: float | None,
         cosines: NDArray[np.float64],
         n_evidence: int,
     ) -> Decision:
@@ -273,12 +286,12 @@ class Deployment:
             ),
         )
 
-    def _why_no_label(self, first: int, probability: float | None, nearness: NDArray[np.float64] | None) -> str | None:
+    def _why_no_label(self, first: int, probability: float | None, nearness: float | None) -> str | None:
         rate, least = self.recipe.turned_away, self.recipe.least_probability
-        if nearness is not None and rate is not None and nearness.max() <= rate + ROUNDING:
+        if nearness is not None and rate is not None and nearness <= rate + ROUNDING:
             return (
                 f"None of these: it is farther from every class than all but {rate:.0%} of the patients calibrated on "
-                f"are from their own."
+                f"are from their nearest."
             )
         if least is not None and probability is not None and probability < least:
             return (

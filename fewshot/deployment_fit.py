@@ -202,7 +202,7 @@ def _sets(
             f"No prediction sets: {recipe.coverage:g} coverage needs {needed} patients, and there are {sum(patients)}."
         )
         return None
-    return _conformal(scored, scored.scores, per_class=recipe.per_class, nonconformity="margin")
+    return _conformal(scored, scored.scores, scored.targets, per_class=recipe.per_class, nonconformity="margin")
 
 
 def _novelty(recipe: Recipe, scored: _Scored, patients: Sequence[int], remarks: list[str]) -> Sets | None:
@@ -215,17 +215,29 @@ def _novelty(recipe: Recipe, scored: _Scored, patients: Sequence[int], remarks: 
             f"and there are {sum(patients)}."
         )
         return None
-    return _conformal(scored, scored.nearness, per_class=False, nonconformity="distance")
+    # A single "class": how near an image is to whichever class is nearest, right or wrong, as it will be for a query.
+    near, alike = nearest_class(scored.nearness), np.zeros(len(scored.nearness), dtype=np.intp)
+    return _conformal(scored, near, alike, per_class=False, nonconformity="distance")
 
 
-def _conformal(scored: _Scored, scores: NDArray[np.float64], *, per_class: bool, nonconformity: str) -> Sets:
+def nearest_class(closeness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Closeness to the nearest class, (..., n, 1) of (..., n, n_classes)."""
+    return np.asarray(closeness.max(axis=-1, keepdims=True))
+
+
+def _conformal(
+    scored: _Scored,
+    scores: NDArray[np.float64],
+    targets: NDArray[np.intp],
+    *,
+    per_class: bool,
+    nonconformity: str,
+) -> Sets:
     if scored.folds is None:
-        return fit_split_conformal(
-            scores, scored.targets, scored.groups, per_class=per_class, nonconformity=nonconformity
-        )
+        return fit_split_conformal(scores, targets, scored.groups, per_class=per_class, nonconformity=nonconformity)
     folds, count = scored.folds
     return fit_cross_conformal(
-        scores, scored.targets, scored.groups, folds, n_folds=count, per_class=per_class, nonconformity=nonconformity
+        scores, targets, scored.groups, folds, n_folds=count, per_class=per_class, nonconformity=nonconformity
     )
 
 

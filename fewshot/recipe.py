@@ -26,7 +26,7 @@ class Recipe:
         coverage: Share of patients whose prediction set is to hold the true class.
         per_class: Whether that is to hold for each class by itself.
         turned_away: Share of patients of the registered classes that may be answered "none of these"; None never
-            answers so.
+            answers so. Calibrated on the support no more than twice that is promised, as with the sets.
         least_probability: Below this probability there is no label; None never abstains so.
         sensitivity: Class -> share of its patients that are to be flagged.
         false_alarm_rate: Class -> share of the other patients that may be flagged. A class is in one of the two.
