@@ -49,6 +49,7 @@ OURS = (
     "neighbors",
     "linear",
     "ridge",
+    "ridge-lengths",
     "svm",
     "gaussian",
     "distribution-calibrated",

@@ -30,6 +30,7 @@ Candidate = Callable[[ArrayLike | None, int], Head]
 CANDIDATES: dict[str, Candidate] = {
     "ridge": lambda center, n: RidgeClassifier(center=center, n_evidence=n),
     "prototypes": lambda center, n: PrototypeClassifier(center=center, n_evidence=n),
+    "ridge-lengths": lambda center, n: RidgeClassifier(normalize=False, center=center, n_evidence=n),
 }
 #: Taken where nothing can be left out: one patient per class.
 DEFAULT = "prototypes"

@@ -130,7 +130,9 @@ class RidgeClassifier(LinearScores):
     Args:
         penalty: Of the weights' squared length. Large values approach the nearest class mean: the weights shrink, but
             their ranking becomes that of the means.
-        normalize: Bring rows to unit length once centred, so that one penalty suits the vectors of any encoder.
+        normalize: Bring rows to unit length once centred, so that one penalty suits the vectors of any encoder. Where
+            False, lengths are kept, as raw pixels want it, and the penalty counts in units of the support's mean
+            squared distance from its own mean, to the same end.
         center: (d,) mean of the **source** domain to subtract first, usually `encoder.source_mean`; None subtracts
             nothing.
         n_evidence: Support images named per decision for the winner, and for the runner-up.
@@ -168,6 +170,8 @@ class RidgeClassifier(LinearScores):
         # Without penalty of its own, the intercept makes the fit pass through the weighted means.
         mean, share = (weights * rows).sum(axis=0) / weights.sum(), (weights * targets).sum(axis=0) / weights.sum()
         x, y = np.sqrt(weights) * (rows - mean), np.sqrt(weights) * (targets - share)
+        if not self.normalize:
+            penalty *= float((x * x).sum() / weights.sum()) or 1.0  # of equal rows, nothing can be learnt
         if n < dim:  # (X'X + p)^-1 X'y = X' (XX' + p)^-1 y
             coef = np.linalg.solve(x @ x.T + penalty * np.eye(n), y).T @ x
         else:

@@ -30,6 +30,6 @@ Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Use only rows t
 Image = Annotated[str, typer.Option(metavar="COLUMN", help="Column of image paths, relative to the manifest.")]
 HEAD_HELP = (
     "How to decide: auto (chosen on the support), prototypes, prototypes-euclidean, nearest, neighbors, linear, ridge, "
-    "svm, gaussian, distribution-calibrated, soft-k-means (transductive); siamese, matching or relation where the "
-    "encoder was trained so."
+    "ridge-lengths, svm, gaussian, distribution-calibrated, soft-k-means (transductive); siamese, matching or relation "
+    "where the encoder was trained so."
 )

@@ -72,7 +72,12 @@ def test_ridge_against_the_equations_written_out(normalize: bool, d: int) -> Non
     ]
     # The intercept is one more column, which the penalty spares; the weighted normal equations in d + 1 unknowns.
     x = np.concatenate([moved(vectors, center, normalize), np.ones((30, 1))], axis=1)
-    free = np.diag([0.7] * d + [0.0])
+    penalty = 0.7
+    if not normalize:  # it counts in mean squared distances from the weighted mean
+        rows = moved(vectors, center, normalize)
+        middle = sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
+        penalty *= sum(w * ((row - middle) ** 2).sum() for w, row in zip(weights, rows, strict=True)) / sum(weights)
+    free = np.diag([penalty] * d + [0.0])
     asked = np.concatenate([moved(queries, center, normalize), np.ones((20, 1))], axis=1)
     for c in range(3):
         left = sum(w * np.outer(row, row) for w, row in zip(weights, x, strict=True)) + free
@@ -150,3 +155,12 @@ def test_the_probe_ends_whatever_the_scale_and_however_alike_the_images(scale: f
 def test_the_examples_in_the_docs_run() -> None:
     result = doctest.testmod(fewshot.linear)
     assert result.attempted >= 4 and result.failed == 0
+
+
+def test_ridge_that_keeps_lengths_answers_alike_on_any_scale() -> None:
+    vectors, labels, queries = task(d=8)
+    one = RidgeClassifier(normalize=False).fit(vectors, labels).scores(queries)
+    other = RidgeClassifier(normalize=False).fit(1000 * vectors, labels).scores(1000 * queries)
+    assert other == pytest.approx(one, abs=1e-6)
+    equal = RidgeClassifier(normalize=False).fit(np.ones((4, 8)), ["a", "a", "b", "b"]).scores(np.ones((1, 8)))
+    assert equal == pytest.approx(0.5)
