@@ -14,6 +14,8 @@ from .manifest_options import HEAD_HELP
 from .sets import SetFolder
 
 if TYPE_CHECKING:
+    from embeddings import Encoder
+    from fewshot import ComparisonSet
     from fewshot.estimate_report import Estimate
 
 #: Support images named as hard.
@@ -23,7 +25,10 @@ SHOWN_IMAGES = 5
 @command
 def estimate_command(
     folder: SetFolder,
-    head: Annotated[str, typer.Option(metavar="NAME", help=HEAD_HELP)] = "prototypes",
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"By default the deployment's, else the one auto chooses. {HEAD_HELP}"),
+    ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Repeats of the cross-validation.")] = 20,
     folds: Annotated[int, typer.Option(metavar="N", min=2, help="Folds of each repeat; few are best.")] = 2,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the folds.")] = 0,
@@ -50,27 +55,34 @@ def estimate_command(
 
     if markdown is not None:
         check_target(markdown, "--markdown")
-    check_heads([head])
+    check_heads([] if head is None else [head])
     with ComparisonSet.open(folder) as cases:
         snapshot = cases.snapshot
         if not len(snapshot):
             raise Refused(f"The comparison set '{folder}' is empty: register images of two classes before asking.")
         chosen = encoder_of(cases.archive, encoder)
+        name = _head_of(cases, chosen, head)
     try:
-        make_head(head, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics)
+        make_head(name, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics)
         found = estimate(
             snapshot.vectors,
             [str(row["label"]) for row in snapshot.metadata],
             ids=snapshot.ids,
             groups=[row.get("patient") for row in snapshot.metadata],
-            make_head=partial(make_head, head, center=chosen.source_mean, similarity=chosen.similarity),
+            make_head=partial(
+                make_head,
+                name,
+                center=chosen.source_mean,
+                similarity=chosen.similarity,
+                source=chosen.source_statistics,
+            ),
             n_repeats=repeats,
             n_folds=folds,
             seed=seed,
         )
     except ValueError as error:
         raise Refused(str(error)) from None
-    found = replace(found, head=head)
+    found = replace(found, head=name)
     _print_estimate(found)
     result = {
         "set": str(folder),
@@ -83,6 +95,28 @@ def estimate_command(
     if markdown is not None:
         write_text(markdown, found.to_markdown())
     return DONE
+
+
+def _head_of(cases: ComparisonSet, encoder: Encoder, head: str | None) -> str:
+    """The head asked for, the deployment's, or the one that `auto` takes on the whole set."""
+    from fewshot import AutoClassifier, has_deployment, open_deployment
+
+    if head is None and has_deployment(cases):
+        try:
+            found = open_deployment(cases, encoder=encoder)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        note(f"the head is that of deployment {found.number}: {found.fitted.head}")
+        return found.fitted.head
+    if head not in (None, "auto"):
+        return str(head)
+    snapshot = cases.snapshot
+    labels = [str(row["label"]) for row in snapshot.metadata]
+    patients = [row.get("patient") for row in snapshot.metadata]
+    chosen = AutoClassifier(center=encoder.source_mean).fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
+    if chosen.choice_.trials:
+        note(f"the head was chosen on these very images, which flatters it a little: {chosen.choice_.reason}")
+    return chosen.choice_.name
 
 
 def _print_estimate(found: Estimate) -> None:

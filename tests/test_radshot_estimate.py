@@ -59,7 +59,7 @@ def register(cases: Path, shots: dict[str, int], *, patients: bool = True) -> Pa
 def test_it_says_what_the_library_says(tmp_path: Path) -> None:
     cases = register(tmp_path / "cases", {"across": 3, "down": 4, "blob": 5})
     page, document = tmp_path / "out" / "estimate.md", tmp_path / "out" / "estimate.json"
-    options = ("--repeats", 3, "--folds", 3, "--seed", 7)
+    options = ("--head", "prototypes", "--repeats", 3, "--folds", 3, "--seed", 7)
     result = run("estimate", cases, *options, "--markdown", page, "--json", document)
     with ComparisonSet.open(cases) as held:
         snapshot = held.snapshot
@@ -92,6 +92,17 @@ def test_it_says_what_the_library_says(tmp_path: Path) -> None:
     assert "3 repeats of 3 folds by patient, seed 7." in page.read_text()
     assert result.stderr == ""
     assert run("estimate", cases, *options).stdout == result.stdout, "two runs with one seed agree"
+
+
+def test_without_a_head_the_deployments_is_taken_else_the_one_chosen_on_the_set(tmp_path: Path) -> None:
+    cases = register(tmp_path / "cases", {"across": 4, "down": 4})
+    chosen = run("estimate", cases, "--repeats", 2, "--json", tmp_path / "a.json")
+    assert "the head was chosen on these very images, which flatters it a little: ridge: log-loss" in chosen.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["head"] == "ridge"
+    run("deploy", cases, "--head", "nearest")
+    deployed = run("estimate", cases, "--repeats", 2, "--json", tmp_path / "b.json")
+    assert deployed.stderr.startswith("the head is that of deployment 1: nearest\n")
+    assert json.loads((tmp_path / "b.json").read_text())["head"] == "nearest"
 
 
 def test_json_printed_stands_alone_on_standard_output(tmp_path: Path) -> None:
