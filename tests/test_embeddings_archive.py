@@ -387,3 +387,19 @@ def test_stats_and_backup(tmp_path: Path) -> None:
         with pytest.raises(ArchiveCorrupt, match="cut short at 0 bytes"):
             archive.backup(tmp_path / "second")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "x"]
+
+
+def test_a_snapshot_knows_since_when_each_row_is_there_and_gives_a_part_of_itself(tmp_path: Path) -> None:
+    archive = Archive.create(tmp_path / "a", encoder_name="e", encoder_fingerprint="f", encoder_spec=None, dim=2)
+    archive.add(["b", "d"], np.eye(2, dtype=np.float32), metadata=[{"n": 1}, {"n": 3}])
+    first = archive.version
+    archive.add(["a", "c"], np.full((2, 2), 2, dtype=np.float32), metadata=[{"n": 0}, {"n": 2}])
+    archive.set_note("x", 1)  # the version grows, the rows are as old as they were
+    archive.remove(ids=["d"], purge=True)
+    held = archive.snapshot()
+    assert (held.ids, held.since.tolist()) == (["a", "b", "c"], [first + 1, first, first + 1])
+    part = held.take([2, 1])
+    assert (part.ids, part.since.tolist(), part.version) == (["b", "c"], [first, first + 1], held.version)
+    assert part.vectors.tolist() == held.vectors[1:].tolist() and not part.vectors.flags.writeable
+    assert [row["n"] for row in part.metadata] == [1, 2] and part.positions == {"b": 0, "c": 1}
+    assert len(held.take([])) == 0
