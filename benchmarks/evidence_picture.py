@@ -2,8 +2,9 @@
 
     python benchmarks/evidence_picture.py demo --out docs/evidence.png
 
-Of the demo's patients who neither support the set nor were set aside, the first is shown who is answered rightly from
-a prediction set of two or more classes with maps that agree; `--query` shows another image. Phantoms only.
+Of the demo's patients who neither support the set nor were set aside, those answered rightly with heat maps that agree
+are looked at, and of these the first with the largest prediction set is shown; `--query` shows another image. Phantoms
+only.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ def main() -> None:
     if options.query is not None:
         rows = [names.index(options.query)]
     vectors = encoder.encode([manifest.images[i] for i in rows])
-    for place, (row, decision) in enumerate(zip(rows, deployment.decide(vectors), strict=True)):
-        right = decision.label == manifest.labels[row]
-        if options.query is None and not (right and len(decision.prediction_set or ()) > 1):
+    decisions = deployment.decide(vectors)
+    for place in sorted(range(len(rows)), key=lambda place: -len(decisions[place].prediction_set or ())):
+        row, decision = rows[place], decisions[place]
+        if options.query is None and decision.label != manifest.labels[row]:
             continue
         explanation = explain_image(encoder, deployment.head, manifest.images[row], prototypes=means)
         if options.query is None and (explanation.maps[0].agreement or 0.0) < AGREES:
@@ -108,7 +110,7 @@ def main() -> None:
         sheet.image.save(options.out, optimize=True)
         print(f"{options.out}: {names[row]}")
         return
-    raise SystemExit("No query is answered rightly from a set of two or more classes; name one by --query.")
+    raise SystemExit("No query is answered rightly with heat maps that agree; name one by --query.")
 
 
 def compose(
@@ -128,15 +130,14 @@ def compose(
     sheet.text(MARGIN, 34, f"Asked: {truth}", PLAIN, FAINT)
     sheet.picture(MARGIN, 46, LARGE, _grey(explanation.image))
     best = explanation.maps[0]
-    sheet.text(second, 34, "What speaks for the answer", PLAIN, FAINT)
+    kind = {"grad-cam": "Grad-CAM", "occlusion": "occlusion"}[best.kind]
+    sheet.text(second, 34, f"What speaks for it ({kind})", PLAIN, FAINT)
     sheet.picture(second, 46, LARGE, overlay(explanation.image, best))
     sheet.ramp(second, 46 + LARGE + 6, LARGE, 6)
-    kind = {"grad-cam": "Grad-CAM", "occlusion": "occlusion"}[best.kind]
     foot = 46 + LARGE + 28
     if best.agreement is not None:
-        kind += f"; agreement with occlusion {best.agreement:.2f}"
-    sheet.text(second, foot, kind, CAPTION, FAINT)
-    _bars(sheet, decision, shares, top=foot + 20)
+        sheet.text(second, foot, f"agreement with occlusion {best.agreement:.2f}", CAPTION, FAINT)
+    _bars(sheet, decision, shares, top=foot + 30)
     answer = "none of these" if decision.label is None else str(decision.label)
     end = sheet.text(RIGHT, 36, f"Answer: {answer}", BIG, OURS)
     if decision.probability is not None:

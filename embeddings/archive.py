@@ -284,9 +284,13 @@ class Archive:
         data = {key: [row.get(key) for row in held.metadata] for key in columns}
         return pd.DataFrame({"id": held.ids, **data})
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Hold the writer's lock for a `with` block, so that what is read and what is then written belong together."""
-        return self.store.writing()
+    def writing(self, timeout: float | None = None) -> AbstractContextManager[None]:
+        """Hold the writer's lock for a `with` block, so that what is read and what is then written belong together.
+
+        Args:
+            timeout: Seconds to wait for another writer; by default what the archive was opened with.
+        """
+        return self.store.writing(timeout)
 
     def add(
         self,
@@ -408,7 +412,16 @@ class Archive:
 
     def set_note(self, key: str, value: Any) -> None:
         """Keep a small JSON document with the archive, durably; None removes it."""
-        self.store.set_note(check_text(key, "key"), None if value is None else json.dumps(value, allow_nan=False))
+        self.set_notes({key: value})
+
+    def set_notes(self, values: Mapping[str, Any]) -> None:
+        """Keep several small JSON documents, all of them or none; None removes one."""
+        self.store.set_notes(
+            {
+                check_text(key, "key"): None if value is None else json.dumps(value, allow_nan=False)
+                for key, value in values.items()
+            }
+        )
 
     def close(self) -> None:
         """Close the archive; snapshots taken from it stay valid."""

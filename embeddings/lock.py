@@ -42,15 +42,19 @@ class WriterLock:
         self._depth = 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, timeout: float | None = None) -> Iterator[None]:
         """Hold the lock for the length of a `with` block.
+
+        Args:
+            timeout: Seconds to wait for another writer; by default the lock's own.
 
         Raises:
             ArchiveLocked: Another thread, process or host kept it longer than the timeout; the holder is named.
         """
         started = time.monotonic()
-        if not self._threads.acquire(timeout=self._timeout):
-            raise ArchiveLocked(self._refusal())
+        patience = self._timeout if timeout is None else timeout
+        if not self._threads.acquire(timeout=patience):
+            raise ArchiveLocked(self._refusal(patience))
         try:
             if self._depth:
                 self._depth += 1
@@ -59,12 +63,12 @@ class WriterLock:
                 finally:
                     self._depth -= 1
                 return
-            left = max(0.0, self._timeout - (time.monotonic() - started))
+            left = max(0.0, patience - (time.monotonic() - started))
             lock = FileLock(self._root / LOCK_NAME, timeout=left, poll_interval=POLL_SECONDS)
             try:
                 lock.acquire()
             except Timeout:
-                raise ArchiveLocked(self._refusal()) from None
+                raise ArchiveLocked(self._refusal(patience)) from None
             try:
                 self._sign()
                 self._depth = 1
@@ -87,9 +91,9 @@ class WriterLock:
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
-    def _refusal(self) -> str:
+    def _refusal(self, patience: float) -> str:
         return (
-            f"The archive '{self._root}' is being written by {self.holder()}, and waiting {self._timeout:g} s did not "
+            f"The archive '{self._root}' is being written by {self.holder()}, and waiting {patience:g} s did not "
             "help: try again when it has finished."
         )
 

@@ -135,9 +135,9 @@ class ReadableStore:
             yield self._connection
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, timeout: float | None = None) -> Iterator[None]:
         """Hold the single-writer lock; re-entrant, so that several calls can be made one step."""
-        with translated(self.root), self._lock.held():
+        with translated(self.root), self._lock.held(timeout):
             yield
 
     def version(self) -> int:

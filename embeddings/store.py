@@ -258,10 +258,15 @@ class Store(ReadableStore):
 
     def set_note(self, key: str, value: str | None) -> None:
         """Store a note's JSON text, or with None remove it; the version grows."""
+        self.set_notes({key: value})
+
+    def set_notes(self, values: Mapping[str, str | None]) -> None:
+        """Store or remove several notes in one transaction; the version grows once."""
         with self.writing(), self._change() as connection:
-            connection.execute("DELETE FROM notes WHERE key = ?", (key,))
-            if value is not None:
-                connection.execute("INSERT INTO notes VALUES (?, ?, ?)", (key, value, zlib.crc32(value.encode())))
+            for key, value in values.items():
+                connection.execute("DELETE FROM notes WHERE key = ?", (key,))
+                if value is not None:
+                    connection.execute("INSERT INTO notes VALUES (?, ?, ?)", (key, value, zlib.crc32(value.encode())))
             self._publish(connection, 0, 0)
 
     def rewrite(self, segments: Sequence[Segment]) -> None:

@@ -30,7 +30,8 @@ class Decision:
         probability: A calibrated probability of `label`, or None where nothing was calibrated. A score is never
             passed off as a probability.
         score: Similarity of the query to the winning class; larger is closer. Its scale is the classifier's.
-        margin: Winner's score minus the runner-up's; None where there is no second class.
+        margin: Winner's score minus the runner-up's; None where there is no second class. It can be negative where a
+            deployment decides by probabilities that rank classes otherwise (isotonic, or with stated prevalences).
         evidence: Support images of the winning class, most similar first.
         runner_up: The second class, or None where there is none.
         counter_evidence: Support images of the runner-up, most similar first.
@@ -38,7 +39,8 @@ class Decision:
         prediction_set: The classes that cannot be ruled out at `coverage`, likeliest first, and always the winner; None
             where nothing was calibrated or there are too few patients to promise that coverage.
         coverage: Share of patients whose true class such sets are promised to hold, or None.
-        flags: Classes whose probability reaches the threshold chosen for them, whatever the label.
+        flags: Classes whose probability reaches the threshold chosen for them, whatever the label; none for a study
+            of several images.
     """
 
     label: Hashable | None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .cross_conformal import CrossConformal, fit_cross_conformal, fold_numbers, fold_scores
     from .deploying import deploy, open_deployment
     from .deployment import Deployment
-    from .deployment_store import deployments, has_deployment, roll_back, withdraw_stale
+    from .deployment_store import deployments, has_deployment, roll_back
     from .distribution_calibration import DistributionCalibratedClassifier
     from .estimate_report import ClassEstimate, Estimate
     from .estimation import estimate
@@ -153,7 +153,6 @@ __all__ = [
     "train",
     "what_would_change",
     "winning_score",
-    "withdraw_stale",
     "write_png",
 ]
 
@@ -254,7 +253,6 @@ _HOME = {
     "train": "training",
     "what_would_change": "evidence",
     "winning_score": "novelty",
-    "withdraw_stale": "deployment_store",
     "write_png": "heatmap_pictures",
 }
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from embeddings import Archive, ImageError, UnknownId, printable
 
-from .deployment_store import withdraw_stale
+from .deployment_store import withdraw
 from .outliers import Outlier, OutlierReport, snapshot_outliers
 from .registration import CALIBRATION, ROLES, SUPPORT, Candidate, Registration, read_candidates, role_of, sort_out
 
@@ -239,12 +239,32 @@ class ComparisonSet:
             raise ValueError(f"Name one of id, patient or label to remove; got {', '.join(given) or 'none'}.")
         with self.archive.writing():  # nobody may add to a class between the look and the removal
             if patient is not None:
-                removed = self.archive.remove(patient=patient)
+                removed = self.forget(patient=patient)[0]
             else:
-                removed = self.archive.remove(ids=[id] if id is not None else self._ids_of(label))
-            withdraw_stale(self)
+                removed = self.forget(ids=[id] if id is not None else self._ids_of(label))[0]
         self.archive.purge()
         return removed
+
+    def forget(self, *, ids: Sequence[str] | None = None, patient: str | None = None) -> tuple[tuple[str, ...], int]:
+        """Remove images without erasing their bytes yet, and withdraw what deployments had fitted to them.
+
+        Args:
+            ids: Image ids.
+            patient: Or a patient.
+
+        Returns:
+            The removed ids, and how many deployments will be fitted again without them.
+
+        Raises:
+            UnknownId: Nothing matches; what an interrupted removal left on the disk is erased all the same.
+        """
+        with self.archive.writing():
+            withdrawn = withdraw(self, ids=ids, patient=patient)
+            try:
+                return self.archive.remove(ids=ids, patient=patient), withdrawn
+            except UnknownId:
+                self.archive.purge()
+                raise
 
     def _ids_of(self, label: str | None) -> list[str]:
         whole = self.archive.snapshot()

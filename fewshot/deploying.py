@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,21 +42,51 @@ def deploy(cases: ComparisonSet, recipe: Recipe | None = None, *, encoder: Encod
     wanted, used = recipe or Recipe(), encoder if encoder is not None else cases.encoder
     if used is None:
         raise ValueError("This comparison set was opened without an encoder, which deploying needs.")
-    if wanted.head in TRANSDUCTIVE_HEADS:
-        raise ValueError(
-            f"The head {wanted.head!r} cannot be deployed: its answer to a patient depends on who else is asked about."
-        )
-    cases.archive.check_encoder(used)
+    check_deployable(cases, wanted, used)
     learnt = used.similarity, used.source_statistics
     with cases.archive.writing():  # what is fitted to is what its version holds
         members = members_of(cases, cases.archive.version)
         if not len(members.support_rows):
             raise ValueError("The comparison set is empty: register at least one image before deploying.")
+        if wanted.calibrate_on == "set-aside" and not len(members.aside):
+            raise ValueError(
+                "No image is set aside to calibrate on: register some of other patients with the role 'calibration', "
+                "or calibrate on the support."
+            )
         fitted = _fit(wanted, members, used.source_mean, *learnt)
         record = write_new(
             cases, wanted, members, fitted, center=used.source_mean, needs_encoder=_needs_encoder(fitted, *learnt)
         )
     return Deployment(record, members, fitted, similarity=learnt[0], source=learnt[1])
+
+
+def check_deployable(cases: ComparisonSet, recipe: Recipe, encoder: Encoder) -> None:
+    """Refuse what cannot be deployed, before anything is registered for it.
+
+    Args:
+        cases: The set.
+        recipe: What is wanted.
+        encoder: The set's encoder.
+
+    Raises:
+        ValueError: An empty set, an unknown or transductive head, a class of the recipe that the set does not have.
+        EncoderMismatch: The set's vectors were made by another encoder.
+    """
+    cases.archive.check_encoder(encoder)
+    if recipe.head in TRANSDUCTIVE_HEADS:
+        raise ValueError(
+            f"The head {recipe.head!r} cannot be deployed: its answer to a patient depends on who else is asked about."
+        )
+    make_head(recipe.head, similarity=encoder.similarity, source=encoder.source_statistics)
+    classes = cases.classes
+    if not classes:
+        raise ValueError("The comparison set is empty: register at least one image before deploying.")
+    missing = recipe.missing(classes)
+    if missing is not None:
+        raise ValueError(f"{missing[0]} names the class {missing[1]!r}; the set has {', '.join(classes)}.")
+    unnamed = sorted(set(classes) - set(recipe.prevalence)) if recipe.prevalence is not None else []
+    if unnamed:
+        raise ValueError(f"prevalence must name every class of the set; {unnamed[0]!r} is missing.")
 
 
 def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder: Encoder | None = None) -> Deployment:
@@ -71,11 +103,16 @@ def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder:
 
     Raises:
         LookupError: There is none, or none of this number.
-        ValueError: All its support images were removed, or its head needs the encoder.
+        ValueError: All its support images were removed, the set was embedded anew with another encoder, or the head
+            needs the encoder.
         ArchiveCorrupt: What is stored is not what was written.
     """
     wanted = current_number(cases) if number is None else number
     record = read_record(cases, wanted)
+    if record.encoder != cases.archive.encoder_fingerprint:
+        raise ValueError(
+            f"Deployment {wanted} was made with another encoder than the set has now: deploy the set as it is now."
+        )
     members = members_of(cases, record.set_version)
     if not len(members.support_rows):
         raise ValueError(f"Every support image of deployment {wanted} was removed: deploy the set as it is now.")
@@ -102,6 +139,12 @@ def _fit(
     support, aside = members.support, members.aside
     position = {label: i for i, label in enumerate(support.classes)}
     known = [i for i, row in enumerate(aside.metadata) if row["label"] in position]
+    strange = Counter(str(row["label"]) for row in aside.metadata if row["label"] not in position)
+    remarks = [
+        f"{count:,} images set aside are of {label!r}, which the set does not have, and take no part."
+        + (f" Did you mean {close[0]!r}?" if (close := get_close_matches(label, map(str, position), n=1)) else "")
+        for label, count in sorted(strange.items())
+    ]
     return fit(
         recipe,
         support,
@@ -109,6 +152,7 @@ def _fit(
             vectors=np.ascontiguousarray(aside.vectors[known]),
             targets=np.array([position[aside.metadata[i]["label"]] for i in known], dtype=np.intp),
             groups=[aside.metadata[i].get("patient") for i in known],
+            remarks=tuple(remarks),
         ),
         center=center,
         make=lambda name: make_head(name, center=center, similarity=similarity, source=source),

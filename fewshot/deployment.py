@@ -13,7 +13,7 @@ from episodes import Decision, Neighbor
 
 from .conformal import ROUNDING, SplitConformal
 from .cross_conformal import CrossConformal, fold_scores
-from .deployment_fit import class_closeness, fitted_head, nearest_class, prior_of
+from .deployment_fit import adapted, class_closeness, fitted_head, nearest_class, prior_of
 from .deployment_store import Members, Record
 from .evidence import Counterfactual, what_would_change
 from .fitted import Fitted
@@ -34,7 +34,8 @@ class Deployment:
 
     Made by `deploy`, opened by `open_deployment`. It decides by the support images its set held when it was made, and
     no later ones; of those that were removed since, nothing is left in it: it is fitted again to the rest, which equals
-    never having had them, or goes without a probability where too few are left.
+    never having had them, or goes without a probability where too few are left. That happens when it is opened: one
+    that is held open answers as it did.
 
     Attributes:
         number: Deployments of a set are numbered from 1.
@@ -64,6 +65,7 @@ class Deployment:
         self._similarity, self._source = similarity, source
         self._support = members.support
         self.classes: list[str] = [str(label) for label in self._support.classes]
+        self._recipe = adapted(self.recipe, self.classes)[0]  # of classes that were removed nothing is asked
         self.support_ids: list[str] = self._support.ids
 
     @property
@@ -119,6 +121,8 @@ class Deployment:
     ) -> list[Decision]:
         """One answer per study, from all its images: probabilities are averaged, p-values are twice their mean.
 
+        A study of several images has no flags: thresholds were chosen on the probabilities of single images.
+
         Args:
             vectors: (m, d) images asked about.
             studies: The study of each image.
@@ -137,7 +141,7 @@ class Deployment:
         pooled = pool_scores(scores, studies, views=views)
         shown = pooled
         if self.fitted.probabilities is not None:
-            prior = prior_of(self.recipe, self.classes)
+            prior = prior_of(self._recipe, self.classes)
             shown = pool_probabilities(
                 self.fitted.probabilities.probabilities(scores, prior=prior), studies, views=views
             )
@@ -162,6 +166,7 @@ class Deployment:
                     None if near is None else float(near[study, 0]),
                     cosines,
                     n_evidence,
+                    single=len(told) == 1,
                 )
             )
         return decisions
@@ -260,6 +265,8 @@ class Deployment:
         nearness: float | None,
         cosines: NDArray[np.float64],
         n_evidence: int,
+        *,
+        single: bool,
     ) -> Decision:
         """Put one study's answer together; `shown` is probabilities where there are any, else the scores."""
         order = np.argsort(-shown, kind="stable")
@@ -282,7 +289,7 @@ class Deployment:
             flags=tuple(
                 label
                 for label, point in sorted(self.fitted.points.items())
-                if shown[self.classes.index(label)] >= point.threshold
+                if single and shown[self.classes.index(label)] >= point.threshold
             ),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .auto import AutoClassifier
-from .calibration import fit_isotonic, fit_temperature
+from .calibration import TEMPERATURE_PATIENTS, fit_isotonic, fit_temperature
 from .calibration_rows import TooFewPatients
 from .conformal import fit_split_conformal, patients_needed
 from .cross_conformal import fit_cross_conformal, fold_numbers
@@ -19,7 +19,7 @@ from .held_out import fit_folds, held_out_scores, patient_folds
 from .operating_points import OperatingPoint, choose_operating_point
 from .prototypes import PrototypeClassifier
 from .recipe import Recipe
-from .support import Support
+from .support import Support, is_missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +30,38 @@ class SetAside:
         vectors: float32 (n, d), in order of id.
         targets: int (n,), position of each image's class among the support's.
         groups: n patients; None is unknown.
+        remarks: What became of images that cannot be used.
     """
 
     vectors: NDArray[np.float32]
     targets: NDArray[np.intp]
     groups: list[Hashable | None]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def owners(self) -> list[tuple[int, Hashable | None]]:
+        """Class and patient of each image."""
+        return list(zip(self.targets.tolist(), self.groups, strict=True))
+
+
+def adapted(recipe: Recipe, classes: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe for the classes there are left, and what had to go; the same for fitting and for answering."""
+    left, remarks = recipe.without(classes)
+    return left, list(remarks)
+
+
+def _what_suffices(aside: SetAside, n_classes: int, remarks: list[str]) -> str:
+    """Images set aside where they are enough for probabilities, else the support."""
+    if not len(aside.vectors):
+        return "support"
+    pairs = {(target, ("image", i) if is_missing(group) else group) for i, (target, group) in enumerate(aside.owners)}
+    if len({target for target, _ in pairs}) == n_classes and len({who for _, who in pairs}) >= TEMPERATURE_PATIENTS:
+        return "set-aside"
+    remarks.append(
+        f"{len(aside.vectors):,} images are set aside, too few to calibrate on: it takes {TEMPERATURE_PATIENTS} "
+        "patients, and one of each class at least. The support is calibrated on."
+    )
+    return "support"
 
 
 def choose(recipe: Recipe, support: Support, center: NDArray[np.float32] | None) -> tuple[str, str | None]:
@@ -67,26 +94,14 @@ def fit(
     Returns:
         What was fitted.
 
-    Raises:
-        ValueError: A class of the recipe that the set does not have.
     """
     classes = [str(label) for label in support.classes]
-    for what, named in (
-        ("sensitivity", recipe.sensitivity),
-        ("false_alarm_rate", recipe.false_alarm_rate),
-        ("prevalence", recipe.prevalence or {}),
-    ):
-        unknown = sorted(set(named) - set(classes))
-        if unknown:
-            raise ValueError(f"{what} names the class {unknown[0]!r}; the set has {', '.join(classes)}.")
-    if recipe.prevalence is not None and set(recipe.prevalence) != set(classes):
-        missing = sorted(set(classes) - set(recipe.prevalence))
-        raise ValueError(f"prevalence must name every class of the set; {missing[0]!r} is missing.")
+    recipe, remarks = adapted(recipe, classes)
     name, reason = choose(recipe, support, center)
+    remarks += aside.remarks
     on = recipe.calibrate_on
     if on == "auto":
-        on = "set-aside" if len(aside.vectors) else "support"
-    remarks: list[str] = []
+        on = _what_suffices(aside, len(classes), remarks)
     if on == "nothing" or len(classes) < 2:
         if on != "nothing":
             remarks.append("With a single class there is nothing to calibrate: every answer is that class.")
@@ -100,12 +115,25 @@ def fit(
                 "The head was chosen on the support patients it is calibrated on; set patients aside where a promise "
                 "must hold to the letter."
             )
-    patients = _patients(scored, len(classes))
+    unknown = sum(is_missing(group) for group in aside.groups) if on == "set-aside" else 0
+    unknown += sum(isinstance(group, tuple) and group[0] == "image" for group in support.groups)
+    if unknown:
+        remarks.append(
+            f"{unknown:,} images have no known patient and count as one each: if some are of one patient, promises are "
+            "too good."
+        )
+    patients, in_all = _patients(scored, len(classes))
     probabilities = _probabilities(recipe, scored, classes, remarks)
-    sets = _sets(recipe, scored, classes, patients, remarks)
-    novelty = _novelty(recipe, scored, patients, remarks)
+    sets = _sets(recipe, scored, classes, patients, in_all, remarks)
+    novelty = _novelty(recipe, scored, in_all, remarks)
     points = _points(recipe, scored, classes, probabilities, remarks)
     counts = dict(zip(classes, patients, strict=True))
+    marginal = novelty is not None or (sets is not None and not sets.per_class)
+    if marginal and (min(patients) != max(patients) or recipe.prevalence is not None):
+        remarks.append(
+            f"{'Not turning away the known is' if sets is None or sets.per_class else 'Coverage and turning away are'} "
+            "promised where the classes are as frequent as among the patients calibrated on."
+        )
     return Fitted(name, reason, on, counts, probabilities, sets, novelty, points, tuple(remarks))
 
 
@@ -160,12 +188,13 @@ def fitted_head(head: Head, support: Support) -> Head:
     return head.fit(support.vectors, support.labels, ids=support.ids, groups=support.groups)
 
 
-def _patients(scored: _Scored, n_classes: int) -> list[int]:
+def _patients(scored: _Scored, n_classes: int) -> tuple[list[int], int]:
+    """Patients of each class, and in all: one who is in two classes is one."""
     owners: list[set[Hashable]] = [set() for _ in range(n_classes)]
     for row, (target, group) in enumerate(zip(scored.targets.tolist(), scored.groups, strict=True)):
         if np.isfinite(scored.scores[row, target]):
-            owners[target].add(("image", row) if group is None else ("patient", group))
-    return [len(own) for own in owners]
+            owners[target].add(("image", row) if is_missing(group) else ("patient", group))
+    return [len(own) for own in owners], len(set().union(*owners))
 
 
 def _probabilities(recipe: Recipe, scored: _Scored, classes: Sequence[str], remarks: list[str]) -> Probabilities | None:
@@ -186,10 +215,16 @@ def _probabilities(recipe: Recipe, scored: _Scored, classes: Sequence[str], rema
 
 
 def _sets(
-    recipe: Recipe, scored: _Scored, classes: Sequence[str], patients: Sequence[int], remarks: list[str]
+    recipe: Recipe,
+    scored: _Scored,
+    classes: Sequence[str],
+    patients: Sequence[int],
+    in_all: int,
+    remarks: list[str],
 ) -> Sets | None:
     needed = patients_needed(recipe.coverage)
-    if recipe.per_class:
+    per_class = recipe.per_class or recipe.prevalence is not None  # what holds in each class holds in any mix
+    if per_class:
         short = [f"{name!r} has {count}" for name, count in zip(classes, patients, strict=True) if count < needed]
         if short:
             remarks.append(
@@ -197,22 +232,26 @@ def _sets(
                 f"{', '.join(short)}."
             )
             return None
-    elif sum(patients) < needed:
+    elif in_all < needed:
         remarks.append(
-            f"No prediction sets: {recipe.coverage:g} coverage needs {needed} patients, and there are {sum(patients)}."
+            f"No prediction sets: {recipe.coverage:g} coverage needs {needed} patients, and there are {in_all}."
         )
         return None
-    return _conformal(scored, scored.scores, scored.targets, per_class=recipe.per_class, nonconformity="margin")
+    elif min(patients) == 0:
+        absent = classes[patients.index(0)]
+        remarks.append(f"No prediction sets: nobody with {absent!r} could be calibrated on.")
+        return None
+    return _conformal(scored, scored.scores, scored.targets, per_class=per_class, nonconformity="margin")
 
 
-def _novelty(recipe: Recipe, scored: _Scored, patients: Sequence[int], remarks: list[str]) -> Sets | None:
+def _novelty(recipe: Recipe, scored: _Scored, in_all: int, remarks: list[str]) -> Sets | None:
     if recipe.turned_away is None:
         return None
     needed = patients_needed(1 - recipe.turned_away)
-    if sum(patients) < needed:
+    if in_all < needed:
         remarks.append(
             f'Never "none of these": to turn away at most {recipe.turned_away:g} of the known needs {needed} patients, '
-            f"and there are {sum(patients)}."
+            f"and there are {in_all}."
         )
         return None
     # A single "class": how near an image is to whichever class is nearest, right or wrong, as it will be for a query.

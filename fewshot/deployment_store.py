@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -83,6 +83,7 @@ class Record:
         number: From 1.
         created_at: UTC, ISO 8601.
         set_version: The set's version it was made from.
+        encoder: Fingerprint of the encoder the set had then.
         recipe: What was asked for.
         center: float32 (d,), the source's mean it decides with, or None.
         needs_encoder: Whether the head decides by what only the encoder brings.
@@ -94,6 +95,7 @@ class Record:
     number: int
     created_at: str
     set_version: int
+    encoder: str
     recipe: Recipe
     center: NDArray[np.float32] | None
     needs_encoder: bool
@@ -125,6 +127,7 @@ class Record:
             "number": self.number,
             "created_at": self.created_at,
             "set_version": self.set_version,
+            "encoder": self.encoder,
             "recipe": self.recipe.to_json(),
             "center": None if self.center is None else [float(value) for value in self.center],
             "needs_encoder": self.needs_encoder,
@@ -150,6 +153,7 @@ class Record:
             number=document["number"],
             created_at=document["created_at"],
             set_version=document["set_version"],
+            encoder=document["encoder"],
             recipe=Recipe.from_json(document["recipe"]),
             center=None if center is None else np.array(center, dtype=np.float32),
             needs_encoder=document["needs_encoder"],
@@ -180,6 +184,7 @@ def write_new(
         number=numbers["newest"] + 1,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         set_version=cases.archive.version,
+        encoder=cases.archive.encoder_fingerprint,
         recipe=recipe,
         center=center,
         needs_encoder=needs_encoder,
@@ -187,8 +192,8 @@ def write_new(
         digest=members.digest,
         fitted=fitted,
     )
-    _write(cases, record)
-    cases.archive.set_note(POINTER, {"current": record.number, "newest": record.number})
+    numbers = {"current": record.number, "newest": record.number}
+    cases.archive.set_notes({_key(record.number): record.to_json(), POINTER: numbers})  # both or neither
     return record
 
 
@@ -252,31 +257,41 @@ def roll_back(cases: ComparisonSet, number: int) -> Record:
 
 
 def refitted(cases: ComparisonSet, record: Record, members: Members, fitted: Fitted) -> None:
-    """Keep what was fitted again, if the set can be written and has not changed meanwhile."""
-    with suppress(ArchiveError), cases.archive.writing():
+    """Keep what was fitted again, if the set can be written at once and has not changed meanwhile."""
+    with suppress(ArchiveError), cases.archive.writing(timeout=0):
         if members_of(cases, record.set_version).digest == members.digest:
-            _write(cases, replace(record, digest=members.digest, fitted=fitted))
+            renewed = replace(record, digest=members.digest, fitted=fitted)
+            cases.archive.set_note(_key(record.number), renewed.to_json())
 
 
-def withdraw_stale(cases: ComparisonSet) -> int:
-    """Erase what was fitted to images that are no longer there; whoever opens the deployment fits it again.
+def withdraw(cases: ComparisonSet, *, ids: Collection[str] | None = None, patient: object | None = None) -> int:
+    """Erase what was fitted to some images, before they are removed; whoever opens the deployment fits it again.
+
+    The documents are not read beyond what this takes, so that one a newer radshot wrote is withdrawn too. Call it under
+    the writer's lock, with the removal: a crash in between costs a fit and nothing else.
+
+    Args:
+        cases: The set.
+        ids: The images.
+        patient: Or all images of a patient.
 
     Returns:
         How many deployments it was erased from.
     """
-    with cases.archive.writing():
-        stale = [
-            record
-            for record in deployments(cases)
-            if record.fitted is not None and record.digest != members_of(cases, record.set_version).digest
-        ]
-        for record in stale:
-            _write(cases, replace(record, digest=None, fitted=None))
-    return len(stale)
-
-
-def _write(cases: ComparisonSet, record: Record) -> None:
-    cases.archive.set_note(_key(record.number), record.to_json())
+    whole = cases.archive.snapshot()
+    if ids is not None:
+        rows = [whole.positions[name] for name in ids if name in whole.positions]
+    else:
+        rows = [i for i, row in enumerate(whole.metadata) if str(row.get("patient")).strip() == str(patient).strip()]
+    since = int(whole.since[rows].min()) if rows else 0  # whom we do not know may be in any
+    blank: dict[str, Any] = {}
+    for number in range(1, _pointer(cases)["newest"] + 1):
+        document = cases.archive.get_note(_key(number))
+        if document and document.get("fitted") is not None and document.get("set_version", since) >= since:
+            blank[_key(number)] = {**document, "digest": None, "fitted": None}
+    if blank:
+        cases.archive.set_notes(blank)
+    return len(blank)
 
 
 def _key(number: int) -> str:

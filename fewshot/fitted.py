@@ -26,7 +26,7 @@ class Fitted:
         patients: Patients of each class it was calibrated on.
         probabilities: Scores to probabilities, or None.
         sets: Prediction sets, or None.
-        novelty: Nearest images' similarities, for "none of these", or None.
+        novelty: How near patients are to the class mean nearest to them, for "none of these", or None.
         points: Class -> its threshold on the probability.
         remarks: One sentence each: what could not be promised and what it would take.
     """

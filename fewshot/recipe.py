@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .calibration_rows import check_share
@@ -24,7 +24,8 @@ class Recipe:
             turn), "auto" (the first where there are any, else the second) or "nothing".
         method: "temperature", or "isotonic", which needs 20 patients of each class.
         coverage: Share of patients whose prediction set is to hold the true class.
-        per_class: Whether that is to hold for each class by itself.
+        per_class: Whether that is to hold for each class by itself, and so for whatever mix of classes. It does where
+            prevalences are stated.
         turned_away: Share of patients of the registered classes that may be answered "none of these"; None never
             answers so. Calibrated on the support no more than twice that is promised, as with the sets.
         least_probability: Below this probability there is no label; None never abstains so.
@@ -70,6 +71,39 @@ class Recipe:
             total = sum(self.prevalence.values())
             if min(self.prevalence.values(), default=0.0) < 0 or abs(total - 1) > 1e-6:
                 raise ValueError(f"Prevalences must be at least 0 and sum to 1; got {dict(self.prevalence)!r}.")
+
+    def missing(self, classes: Collection[str]) -> tuple[str, str] | None:
+        """The first option that names a class which is not among these, and that class."""
+        named = {"sensitivity": self.sensitivity, "false_alarm_rate": self.false_alarm_rate}
+        for option, targets in {**named, "prevalence": self.prevalence or {}}.items():
+            for label in sorted(targets):
+                if label not in classes:
+                    return option, label
+        return None
+
+    def without(self, classes: Collection[str]) -> tuple[Recipe, tuple[str, ...]]:
+        """The recipe for a set that has only these classes left, and one sentence for each part that had to go.
+
+        Args:
+            classes: The classes there are.
+        """
+        gone = sorted({*self.sensitivity, *self.false_alarm_rate, *(self.prevalence or {})} - set(classes))
+        if not gone:
+            return self, ()
+        prevalence = None
+        if self.prevalence is not None:
+            left = {label: share for label, share in self.prevalence.items() if label in classes}
+            total = sum(left.values())
+            prevalence = {label: share / total for label, share in left.items()} if total > 0 else None
+        adapted = replace(
+            self,
+            sensitivity={label: share for label, share in self.sensitivity.items() if label in classes},
+            false_alarm_rate={label: share for label, share in self.false_alarm_rate.items() if label in classes},
+            prevalence=prevalence,
+        )
+        return adapted, tuple(
+            f"The class {label!r} is no longer in the set, and its threshold and share went." for label in gone
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain JSON types that `from_json` turns back."""

@@ -140,14 +140,16 @@ def forget_command(
       radshot forget archive --id chest/0017.png
     """
     from embeddings import Archive, ArchiveError
-    from fewshot import ComparisonSet, withdraw_stale
+    from fewshot import ComparisonSet
 
     if (id is None) == (patient is None):
         raise Usage("Give --id or --patient, one of the two.")
     with Archive.open(folder, create=False) as held:
-        with held.writing():
-            removed = held.remove(ids=None if id is None else [id], patient=patient)
-            withdrawn = withdraw_stale(ComparisonSet(held)) if held.kind == "comparison set" else 0
+        ids, withdrawn = None if id is None else [id], 0
+        if held.kind == "comparison set":
+            removed, withdrawn = ComparisonSet(held).forget(ids=ids, patient=patient)
+        else:
+            removed = held.remove(ids=ids, patient=patient)
         problem = None
         try:
             held.purge()

@@ -82,6 +82,8 @@ def classify_command(
             raise Usage("--head decides by the whole set and --deployment by a deployment: give one of the two.")
     if study is not None and by_study:
         raise Usage("--study names the studies and --by-study reads them from the files: give one of the two.")
+    if study is not None and not all(name.strip() for name in study):
+        raise Usage("--study names a study, and one of the names is empty.")
     if study is not None and len(study) != len(images):
         raise Usage(f"--study repeats once per image, in order: {len(images)} images, {len(study)} studies.")
     with ComparisonSet.open(folder) as cases:
@@ -115,9 +117,9 @@ def classify_command(
     reasons = dict(refused)
     for i in set(range(len(images))) - set(kept):
         places[i] = {"image": str(images[i]), "label": None, "error": reasons[str(images[i])]}
+    write_json(json_file, [places[i] for i in sorted(places)])
     if heatmap is not None and kept:
         _write_heatmaps(heatmap, [images[i] for i in kept], chosen, asked)
-    write_json(json_file, [places[i] for i in sorted(places)])
     return exit_code(len(decisions), len(refused))
 
 
@@ -153,18 +155,19 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
     from fewshot import AutoClassifier, has_deployment, heads_for, make_head, open_deployment
     from fewshot.registry import COMPARED_HEADS, DEFAULT_HEAD
 
-    snapshot = cases.snapshot
     if number is not None or (head is None and has_deployment(cases)):
         try:
             found = open_deployment(cases, number, encoder=encoder)
         except (LookupError, ValueError) as error:
-            raise Refused(str(error)) from None
+            raise Refused(f"{error} Without a deployment asks --head.") from None
+        snapshot = cases.snapshot
         remarks = list(found.remarks)
         later = int((snapshot.since > found.set_version).sum())
         if later:
             remarks.append(f"{later:,} image(s) registered since deployment {found.number} take no part: deploy anew.")
         support = snapshot.take([snapshot.positions[name] for name in found.support_ids])
         return Asked(found.head, support, found, found.make, tuple(remarks))
+    snapshot = cases.snapshot
     name = head or DEFAULT_HEAD
     remarks = []
     trained = heads_for(encoder.similarity)[len(COMPARED_HEADS) :]
@@ -187,6 +190,7 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
     fitted.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=[row.get("patient") for row in snapshot.metadata])
     if isinstance(fitted, AutoClassifier):
         remarks.append(f"the head was chosen: {fitted.choice_.reason}")
+        name = fitted.choice_.name  # what would change the answer is asked of this head, not of the choice
     if fitted.transductive:
         remarks.append(f"{name} is transductive: the answer to an image depends on the others asked about with it.")
     return Asked(fitted, snapshot, None, make, tuple(remarks))
@@ -289,13 +293,13 @@ def _write_heatmaps(folder: Path, images: Sequence[Path], encoder: Encoder, aske
         support.vectors, [str(row["label"]) for row in support.metadata], ids=support.ids
     )
     for number, image in enumerate(images, start=1):
+        stem = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in image.stem)[:NAME_LENGTH]
         try:
             found = explain_image(encoder, asked.head, image, prototypes=means)
-        except ValueError as error:
-            note(f"{one_line(image)}: no heat map: {error}")
+            written = write_heatmaps(found, image, folder, name=f"{number:03}-{stem}")
+        except (ValueError, ImportError, OSError) as error:  # the answers stand whatever becomes of the pictures
+            note(f"{one_line(image)}: no heat map, or not all: {error}")
             continue
-        stem = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in image.stem)[:NAME_LENGTH]
-        written = write_heatmaps(found, image, folder, name=f"{number:03}-{stem}")
         agreement = found.maps[0].agreement
         agree = "" if agreement is None else f", agreement of Grad-CAM and occlusion {agreement:+.2f}"
         note(

@@ -26,8 +26,8 @@ labelled images, ask about the next one.
   radshot train train.csv --out enc     learn an encoder from a source domain
   radshot register cases --encoder enc --label cyst a.dcm b.dcm c.dcm
   radshot classify cases new.dcm        ask, and see which images spoke for it
-  radshot deploy cases                  choose the head and calibrate it: answers
-                                        with probability, or "none of these"
+  radshot deploy cases                  choose its head and calibrate it, for
+                                        probabilities and "none of these"
   radshot estimate cases                say how often it will be right
   radshot embed scans --encoder enc --archive archive
   radshot search archive new.dcm        find what looks like it

@@ -1,4 +1,4 @@
-"""The whole story on phantoms: train, register, ask, embed, search; every figure of it is measured on the way."""
+"""The whole story on phantoms: train, register, ask, deploy, embed, search; every figure is measured on the way."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from episodes import (
     write_phantoms,
 )
 from fewshot import Augmentation, TrainingConfig
+
+from .demo_deployment import DemoDeployment, deploy_demo
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -85,6 +87,7 @@ class DemoResult:
         manifest: The unseen findings' images.
         decisions: (row of the manifest, decision) for every query.
         support: The comparison set's rows.
+        deployment: What its deployment answered.
         training: The training that was run.
         search: A few searches of the archive.
         stored: The archive's rows.
@@ -95,6 +98,7 @@ class DemoResult:
     manifest: Manifest
     decisions: list[tuple[int, Decision]]
     support: Snapshot
+    deployment: DemoDeployment
     training: Training
     search: list[SearchExample]
     stored: Snapshot
@@ -116,12 +120,12 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     from fewshot import ComparisonSet, PrototypeClassifier, train
 
     began = time.monotonic()
-    say(f"1/5 drawing phantoms: {len(SOURCE_FINDINGS)} findings to train on, {len(UNSEEN_FINDINGS)} kept unseen")
+    say(f"1/6 drawing phantoms: {len(SOURCE_FINDINGS)} findings to train on, {len(UNSEEN_FINDINGS)} kept unseen")
     source = _draw(out / "source", SOURCE_FINDINGS, SOURCE_PATIENTS, SOURCE_IMAGES, seed=2 * seed)
     unseen = _draw(out / "unseen", UNSEEN_FINDINGS, UNSEEN_PATIENTS, UNSEEN_IMAGES, seed=2 * seed + 1)
     drawn = time.monotonic()
 
-    say(f"2/5 training a prototypical network on {len(source):,} DICOM images of {len(SOURCE_FINDINGS)} findings")
+    say(f"2/6 training a prototypical network on {len(source):,} DICOM images of {len(SOURCE_FINDINGS)} findings")
     training = train(
         source.images,
         source.labels,
@@ -133,7 +137,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     encoder = load_encoder(out / "encoder")
     trained = time.monotonic()
 
-    say(f"3/5 registering {K_SHOT} patients of each of {len(UNSEEN_FINDINGS)} findings never trained on")
+    say(f"3/6 registering {K_SHOT} patients of each of {len(UNSEEN_FINDINGS)} findings never trained on")
     # One episode whose queries are all images of all other patients: the comparison set, and who is asked about.
     task = EpisodeSampler(
         unseen.labels, len(UNSEEN_FINDINGS), K_SHOT, len(unseen), groups=unseen.groups, n_episodes=1, seed=seed
@@ -152,7 +156,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     )
 
     query = np.concatenate(episode.query)
-    say(f"4/5 asking about {len(query):,} images of other patients, beside raw pixels and HOG")
+    say(f"4/6 asking about {len(query):,} images of other patients, beside raw pixels and HOG")
     vectors = encoder.encode(unseen.images)
     decisions = list(zip(query.tolist(), classifier.decide(vectors[query]), strict=True))
     report = _measure(encoder, vectors, unseen, task)
@@ -163,7 +167,11 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     over_many = _measure(encoder, vectors, unseen, many)
     asked = time.monotonic()
 
-    say(f"5/5 embedding {len(unseen):,} images into an archive and searching it")
+    say("5/6 deploying the comparison set: further patients calibrate it, the others are asked about")
+    deployed = deploy_demo(out / "cases", encoder, unseen, vectors, query.tolist(), seed=seed)
+    answered = time.monotonic()
+
+    say(f"6/6 embedding {len(unseen):,} images into an archive and searching it")
     table = out / "unseen" / "manifest.csv"
     embed_archive(None, encoder, out / "archive", manifest=table, group="patient", progress=progress)
     with Archive.open(out / "archive") as archive:
@@ -201,6 +209,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
             }
             for name, floor in floors.items()
         },
+        "deployment": deployed.summary,
         "training": {
             "images": training.summary["images"],
             "classes": len(training.summary["classes"]),
@@ -216,11 +225,12 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
             "phantoms": round(drawn - began, 1),
             "training": round(trained - drawn, 1),
             "few-shot": round(asked - trained, 1),
-            "archive": round(ended - asked, 1),
+            "deployment": round(answered - asked, 1),
+            "archive": round(ended - answered, 1),
         },
         "seconds": round(ended - began, 1),
     }
-    return DemoResult(summary, unseen, decisions, support, training, found, stored, out)
+    return DemoResult(summary, unseen, decisions, support, deployed, training, found, stored, out)
 
 
 def _draw(folder: Path, findings: Sequence[str], patients: int, images: int, *, seed: int) -> Manifest:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from PIL import Image
 
-from embeddings import read_image
 from episodes import Decision
 
 from . import __version__
 from .demo import DemoResult
+from .demo_deployment_page import deployment_context
+from .thumbnails import thumbnail
 
-#: Side of a thumbnail in pixels.
-THUMBNAIL = 128
 #: Queries shown per class: first those answered wrongly (at most one), then right ones.
 SHOWN_PER_CLASS = 2
 #: Support images shown for the winner, and for the runner-up.
@@ -47,6 +42,7 @@ def render(result: DemoResult) -> str:
         summary=summary,
         bars=_bars(summary),
         queries=_queries(result),
+        deployed=deployment_context(result),
         searches=_searches(result),
         curve=_curve(result),
         curve_width=CURVE_WIDTH,
@@ -77,13 +73,13 @@ def _queries(result: DemoResult) -> list[dict[str, Any]]:
 
     def evidence(neighbours: Any) -> list[dict[str, Any]]:
         return [
-            {"picture": _picture(support[n.id]["path"]), "label": n.label, "similarity": n.similarity}
+            {"picture": thumbnail(support[n.id]["path"]), "label": n.label, "similarity": n.similarity}
             for n in neighbours[:SHOWN_EVIDENCE]
         ]
 
     return [
         {
-            "picture": _picture(result.manifest.images[i]),
+            "picture": thumbnail(result.manifest.images[i]),
             "truth": labels[i],
             "answer": "none of these" if decision.label is None else decision.label,
             "right": decision.label == labels[i],
@@ -102,7 +98,7 @@ def _searches(result: DemoResult) -> list[dict[str, Any]]:
 
     def shown(row: int, similarity: float | None) -> dict[str, Any]:
         metadata = stored.metadata[row]
-        return {"picture": _picture(metadata["path"]), "label": metadata["label"], "similarity": similarity}
+        return {"picture": thumbnail(metadata["path"]), "label": metadata["label"], "similarity": similarity}
 
     return [
         {"query": shown(example.row, None), "found": [shown(row, similarity) for row, similarity in example.neighbours]}
@@ -132,17 +128,8 @@ def _contents(out: Path) -> list[dict[str, str]]:
         ("source", "DICOM phantoms trained on, with manifest.csv"),
         ("unseen", "DICOM phantoms of findings never trained on"),
         ("encoder", "the trained encoder: its weights (safetensors) and encoder.json"),
-        ("cases", "the comparison set"),
+        ("cases", "the comparison set and its deployment: radshot classify asks it"),
         ("archive", "the archive that was searched"),
         ("demo.json", "every figure of this page"),
     )
     return [{"name": name, "what": what} for name, what in kinds]
-
-
-def _picture(path: str | Path) -> str:
-    """A thumbnail as a data URI."""
-    image = Image.fromarray(np.rint(read_image(path) * 255).astype(np.uint8))
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +22,9 @@ def demo_command(
     seed: Annotated[int, typer.Option(min=0, help="Of phantoms, training and choice of support.")] = 0,
     json_file: JsonOption = None,
 ) -> int:
-    """Show the whole path on synthetic radiographs, without any download: train, register, ask, embed, search.
+    """Show the whole path on synthetic radiographs, without any download: train, register, ask, deploy, embed, search.
 
-    Writes DICOM phantoms, the trained encoder, a comparison set, an archive, demo.json and report.html to DIR.
+    Writes DICOM phantoms, the trained encoder, a deployed comparison set, an archive, demo.json and report.html to DIR.
     A few minutes on two cores.
     """
     from .demo import run_demo
@@ -48,7 +48,31 @@ def demo_command(
     for name, floor in baselines.items():
         low, high = floor["interval"]
         out.print(f"  the same with {name}: {floor['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    for line in deployment_lines(summary["deployment"]):
+        out.print(line)
     rows, found = summary["archive"]["rows"], summary["search"]
     out.print(f"{rows:,} images archived, precision at 5 {found['precision_at_5']:.3f} (chance {found['chance']:.2f})")
     out.print(f"{summary['seconds']:.0f} seconds; see {folder / PAGE}")
     return DONE
+
+
+def deployment_lines(found: dict[str, Any]) -> list[str]:
+    """What the deployment's figures say, for the terminal; what was not calibrated is left out."""
+    calibrated = sum(found["calibration_patients"].values())
+    first, second = [], []
+    given, error, sets, strange = (
+        found[name] for name in ("accuracy_of_labels", "calibration_error", "sets", "none_of_these")
+    )
+    if given is not None:
+        first.append(f"{given['value']:.3f} of the labels right")
+    if error["after"] is not None:
+        first.append(f"calibration error {error['after']:.3f} (raw softmax {error['before']:.3f})")
+    if sets is not None:
+        size = f"{sets['mean_size']:.2f} of {sets['of_classes']} classes"
+        second.append(f"{sets['promised']:.0%} sets ({size}) hold the truth for {sets['coverage']['value']:.3f}")
+    known, unknown = strange["known"]["value"], strange["unknown"]["answered_none_of_these"]["value"]
+    second.append(f"none of these: {known:.3f} of known patients, {unknown:.3f} of a finding taken out")
+    head = (
+        f"deployed ({found['head']}, {calibrated} other patients to calibrate on), {found['patients']} patients asked"
+    )
+    return [f"{head}: {', '.join(first)}" if first else head, f"  {'; '.join(second)}"]

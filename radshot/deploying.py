@@ -97,6 +97,7 @@ def deploy_command(
       radshot deploy cases --coverage 0.95 --sensitivity cancer=0.9
     """
     from fewshot import ComparisonSet, Recipe, deploy
+    from fewshot.deploying import check_deployable
 
     from .inputs import check_heads, encoder_of, read_manifest
 
@@ -124,6 +125,10 @@ def deploy_command(
     refused: tuple[tuple[str, str], ...] = ()
     with ComparisonSet.open(folder) as cases:
         cases.encoder = encoder_of(cases.archive, encoder)
+        try:
+            check_deployable(cases, recipe, cases.encoder)  # before anything is registered for it
+        except ValueError as error:
+            raise Refused(str(error)) from None
         if table is not None:
             done = cases.register_manifest(table, role="calibration", on_error="report")
             refused = done.refused
@@ -154,6 +159,8 @@ def _shares(option: str, texts: Sequence[str] | None) -> dict[str, float] | None
     found = {}
     for text in texts:
         label, equals, share = text.rpartition("=")
+        if label in found:
+            raise Usage(f"{option} names {label!r} twice.")
         try:
             found[label] = float(share)
         except ValueError:

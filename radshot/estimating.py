@@ -106,7 +106,8 @@ def _head_of(cases: ComparisonSet, encoder: Encoder, head: str | None) -> str:
             found = open_deployment(cases, encoder=encoder)
         except ValueError as error:
             raise Refused(str(error)) from None
-        note(f"the head is that of deployment {found.number}: {found.fitted.head}")
+        chosen_on_it = ", chosen on these very images, which flatters it a little" if found.fitted.head_reason else ""
+        note(f"the head is that of deployment {found.number}: {found.fitted.head}{chosen_on_it}")
         return found.fitted.head
     if head not in (None, "auto"):
         return str(head)

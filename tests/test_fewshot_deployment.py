@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embeddings import ArchiveCorrupt, ArchiveError, PrecomputedEncoder
+from embeddings import ArchiveCorrupt, ArchiveError, PrecomputedEncoder, UnknownId
 from fewshot import (
     ComparisonSet,
     Deployment,
@@ -23,7 +23,7 @@ from fewshot import (
     open_deployment,
     roll_back,
 )
-from fewshot.deployment_store import withdraw_stale
+from fewshot.deployment_fit import class_closeness
 
 DIM = 6
 CENTRES = {"a": [3, 0, 0, 1, 0, 0], "b": [0, 3, 0, 0, 1, 0], "c": [0, 0, 3, 0, 0, 1]}
@@ -84,6 +84,7 @@ def test_probabilities_are_those_of_a_temperature_fitted_to_patients_set_aside(
     found = made.decide(queries())
     assert made.fitted.calibrated_on == "set-aside"
     assert made.fitted.patients == {"a": 11, "b": 11, "c": 11}  # 12 images: the first patient has two
+    assert sum(decision.label is not None for decision in found) > 18
     for decision, row in zip(found, expected, strict=True):
         if decision.label is not None:
             assert decision.probability == pytest.approx(row.max(), rel=1e-12)
@@ -197,7 +198,7 @@ def test_a_removal_behind_its_back_is_noticed_when_it_is_opened(tmp_path: Path, 
     cases.archive.remove(patient="support a 3")
     after = open_deployment(cases)
     assert after.removed == 1 and not same(before, after)
-    assert withdraw_stale(cases) == 0  # it was fitted again, and kept
+    assert open_deployment(cases).fitted.to_json() == after.fitted.to_json()  # it was fitted again, and kept
 
 
 def test_it_answers_from_its_own_version_and_is_rolled_back_whole(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
@@ -318,6 +319,19 @@ def test_studies_pool_what_their_images_say(tmp_path: Path, encoder: Precomputed
         (6, 0, Recipe(head="prototypes", sensitivity={"b": 0.95}), "No threshold for 'b': the rate asked for needs 19"),
         (2, 0, Recipe(head="prototypes", sensitivity={"b": 0.5}), "No thresholds: they are put on probabilities"),
         (6, 0, Recipe(), "The head was chosen on the support patients it is calibrated on"),
+        (6, 3, Recipe(head="prototypes"), "9 images are set aside, too few to calibrate on: it takes 10 patients"),
+        (
+            12,
+            0,
+            Recipe(prevalence={"a": 0.2, "b": 0.2, "c": 0.6}),
+            "promised where the classes are as frequent as among",
+        ),
+        (
+            6,
+            0,
+            Recipe(prevalence={"a": 0.2, "b": 0.2, "c": 0.6}),
+            "of each class needs 9 patients of each, and 'a' has",
+        ),
     ],
 )
 def test_too_few_patients_are_said_with_the_number_that_would_do(
@@ -344,6 +358,185 @@ def test_an_uncalibrated_or_single_class_deployment_answers_without_probability(
     made = deploy(single)
     assert [d.label for d in made.decide(queries())] == ["a"] * 24
     assert "single class" in made.remarks[0]
+
+
+def test_how_near_support_patients_are_is_told_by_heads_that_never_saw_them(
+    tmp_path: Path, encoder: PrecomputedEncoder
+) -> None:
+    cases = make(tmp_path / "cases", encoder, shots=10)
+    made = deploy(cases, PROTOTYPES)
+    vectors, labels, patients = cases.vectors, np.array(cases.labels), np.array(cases.patients)
+    nearest = []
+    for i, patient in enumerate(patients):
+        left = patients != patient
+        head = class_closeness(None).fit(vectors[left], labels[left].tolist(), groups=patients[left].tolist())
+        nearest.append(-head.scores(vectors[i : i + 1]).max())
+    assert made.fitted.novelty is not None
+    assert sorted(made.fitted.novelty.values) == pytest.approx(sorted(nearest))
+
+
+def test_a_class_that_a_recipe_names_may_be_removed(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=20)
+    recipe = Recipe(
+        head="prototypes",
+        sensitivity={"a": 0.9},
+        false_alarm_rate={"b": 0.1},
+        prevalence={"a": 0.5, "b": 0.2, "c": 0.3},
+        turned_away=None,
+    )
+    deploy(cases, recipe)
+    cases.remove(label="a")
+    left = open_deployment(cases)
+    assert left.classes == ["b", "c"] and left.recipe == recipe and set(left.fitted.points) == {"b"}
+    assert any("The class 'a' is no longer in the set" in remark for remark in left.remarks)
+    assert left.fitted.probabilities is not None
+    between = np.array([[0, 3, 3, 0, 1, 1]], dtype=np.float32)
+    chances = left.fitted.probabilities.probabilities(left.head.scores(between))[0] * [0.4, 0.6]
+    assert left.decide(between)[0].probability == pytest.approx(chances.max() / chances.sum())
+
+
+def test_stated_prevalences_make_sets_per_class_which_hold_in_any_mix(
+    tmp_path: Path, encoder: PrecomputedEncoder
+) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=0)
+    put(cases, "a", draw("a", 40, 1), role="calibration")
+    for label in "bc":
+        put(cases, label, draw(label, 12, 1, spread=2.5), role="calibration")  # rarer, and harder
+    plain = deploy(cases, Recipe(head="prototypes", turned_away=None, coverage=0.8))
+    assert plain.fitted.sets is not None and not plain.fitted.sets.per_class
+    assert any("where the classes are as frequent" in remark for remark in plain.remarks)
+    stated = deploy(
+        cases,
+        Recipe(head="prototypes", turned_away=None, coverage=0.8, prevalence={"a": 0.1, "b": 0.45, "c": 0.45}),
+    )
+    assert stated.fitted.sets is not None and stated.fitted.sets.per_class
+
+    def hard(made: Deployment) -> float:
+        return float(np.mean(["b" in (d.prediction_set or ()) for d in made.decide(draw("b", 400, 30, spread=2.5))]))
+
+    assert hard(plain) < hard(stated) and hard(stated) > 0.7
+
+
+def test_a_class_without_patients_to_calibrate_on_leaves_no_sets(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=0)
+    put(cases, "a", draw("a", 14, 1), role="calibration")
+    made = deploy(cases, Recipe(head="prototypes", calibrate_on="set-aside"))
+    assert made.fitted.sets is None and made.fitted.probabilities is None
+    assert "No prediction sets: nobody with 'b' could be calibrated on." in made.remarks
+
+
+def test_images_set_aside_that_cannot_be_used_and_unknown_patients_are_said(
+    tmp_path: Path, encoder: PrecomputedEncoder
+) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=12)
+    put(cases, "a", draw("a", 3, 5), role="calibration", name="odd ")
+    odd = [name for name in cases.calibration.ids if name.startswith("odd ")]
+    cases.remove(id=odd[0])
+    cases.archive.remove(ids=odd[1:])
+    rows = draw("a", 2, 6)
+    facts = [{"label": "A", "patient": None, "role": "calibration"}, {"label": "a", "patient": None}]
+    cases.archive.add(["x", "y"], rows, metadata=facts)
+    made = deploy(cases, PROTOTYPES)
+    assert "1 images set aside are of 'A', which the set does not have, and take no part." in made.remarks[0]
+    assert any(remark.startswith("1 images have no known patient and count as one each") for remark in made.remarks)
+
+
+def test_a_patient_of_two_classes_is_one_when_patients_are_counted(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    cases = make(tmp_path / "cases", encoder, shots=3)
+    for label in CENTRES:
+        rows = draw(label, 6, 1)
+        facts = [{"label": label, "patient": f"q{i}", "role": "calibration"} for i in range(6)]
+        cases.archive.add([f"q-{label}-{i}" for i in range(6)], rows, metadata=facts)
+    made = deploy(cases, Recipe(head="prototypes", calibrate_on="set-aside"))
+    assert made.fitted.patients == {"a": 6, "b": 6, "c": 6} and made.fitted.sets is None
+    assert any("0.9 coverage needs 9 patients, and there are 6" in remark for remark in made.remarks)
+
+
+def test_flags_are_for_single_images(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=12)
+    made = deploy(cases, Recipe(head="prototypes", sensitivity={"a": 0.8}, turned_away=None))
+    rows = np.repeat(np.array([CENTRES["a"]], dtype=np.float32), 2, axis=0)
+    assert made.decide(rows[:1])[0].flags == ("a",)
+    assert made.decide_studies(rows, ["s", "s"])[0].flags == ()
+
+
+def test_an_image_nothing_can_be_said_of_is_left_out_of_its_study(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    made = deploy(make(tmp_path / "cases", encoder, aside=12), Recipe(head="prototypes", turned_away=None))
+    good = draw("a", 1, 11)
+    blank = np.full((1, DIM), np.nan, dtype=np.float32)
+    assert made.decide_studies(np.concatenate([good, blank]), ["s", "s"]) == made.decide(good)
+
+
+def test_another_encoders_deployment_is_refused(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    from embeddings import EncoderMismatch
+
+    cases = make(tmp_path / "cases", encoder)
+    deploy(cases, PROTOTYPES)
+    other = PrecomputedEncoder(["y"], np.ones((1, DIM), dtype=np.float32))
+    with pytest.raises(EncoderMismatch):
+        deploy(cases, PROTOTYPES, encoder=other)
+    with pytest.raises(EncoderMismatch):
+        open_deployment(cases, encoder=other)
+    document = cases.archive.get_note("deployment 1")
+    cases.archive.set_note("deployment 1", {**document, "encoder": "another"})
+    with pytest.raises(ValueError, match="was made with another encoder than the set has now: deploy the set as it is"):
+        open_deployment(cases)
+
+
+def test_a_removal_cut_short_leaves_nothing_fitted_and_can_be_repeated(
+    tmp_path: Path, encoder: PrecomputedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = make(tmp_path / "cases", encoder, aside=12)
+    for recipe in (PROTOTYPES, Recipe(head="nearest")):
+        deploy(cases, recipe)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("remove", "purge"):  # before the rows go, and before their bytes do
+        with monkeypatch.context() as patch:
+            patch.setattr(cases.archive, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                cases.remove(patient="support a 2")
+        assert [record.fitted for record in deployments(cases)] == [None, None]
+    with pytest.raises(UnknownId):
+        cases.remove(patient="support a 2")  # it is gone, and this time its bytes are, too
+    held = b"".join(file.read_bytes() for file in (tmp_path / "cases").rglob("*") if file.is_file())
+    assert b"support a 2" not in held
+    assert open_deployment(cases).removed == open_deployment(cases, 1).removed == 1
+
+
+def test_a_document_of_a_newer_radshot_is_withdrawn_too(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    cases = make(tmp_path / "cases", encoder)
+    deploy(cases, PROTOTYPES)
+    cases.archive.set_note("deployment 1", {**cases.archive.get_note("deployment 1"), "format": 99, "recipe": "?"})
+    cases.remove(patient="support a 2")
+    assert cases.archive.get_note("deployment 1")["fitted"] is None
+
+
+def test_opening_does_not_wait_for_a_writer(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
+    import threading
+    import time
+
+    cases = make(tmp_path / "cases", encoder)
+    deploy(cases, PROTOTYPES)
+    cases.remove(patient="support a 2")
+    began, free = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with ComparisonSet.open(tmp_path / "cases") as other, other.archive.writing():
+            began.set()
+            free.wait(20)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert began.wait(20)
+    started = time.monotonic()
+    assert open_deployment(cases).removed == 1
+    waited = time.monotonic() - started
+    free.set()
+    writer.join()
+    assert waited < 10  # the writer would have kept it for twenty seconds
 
 
 def test_every_removed_support_image_leaves_nothing_to_answer_from(tmp_path: Path, encoder: PrecomputedEncoder) -> None:
@@ -373,6 +566,8 @@ def test_what_cannot_be_deployed_is_refused(tmp_path: Path, encoder: Precomputed
     with pytest.raises(ValueError, match="opened without an encoder, which deploying needs"):
         deploy(ComparisonSet.open(tmp_path / "cases"))
     assert not has_deployment(cases)
+    with pytest.raises(ValueError, match="No image is set aside to calibrate on: register some of other patients"):
+        deploy(cases, Recipe(calibrate_on="set-aside"))
     deploy(cases)
     with pytest.raises(LookupError, match="has no deployment 7; there are 1 to 1"):
         open_deployment(cases, 7)

@@ -235,7 +235,7 @@ def test_training_evaluating_and_using_the_trained_encoder(
     assert [name.split(", ")[1] for name in names] == [
         "prototypes", "nearest", "neighbors", "linear", "ridge", "auto", "prototypes", "prototypes",
     ]  # fmt: skip
-    assert names[4:] == ["pixels-32, prototypes", "hog-64, prototypes"]
+    assert names[6:] == ["pixels-32, prototypes", "hog-64, prototypes"]
     assert [other["second"] for other in measured["differences"]] == names[1:]
     assert measured["reports"][0]["manifest"]
     assert page.read_text().count("## ") == 6

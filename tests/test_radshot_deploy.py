@@ -159,6 +159,9 @@ def test_heat_maps_are_written(world: Path, tmp_path: Path) -> None:
             3,
             "names the class 'blub'; the set has across, blob, down",
         ),
+        (("deploy", "{cases}", "--sensitivity", "blob=0.5", "--sensitivity", "blob=0.9"), 2, "names 'blob' twice"),
+        (("deploy", "{cases}", "--calibrate-on", "set-aside"), 3, "No image is set aside to calibrate on"),
+        (("classify", "{cases}", "{image}", "--study", " "), 2, "one of the names is empty"),
         (("deploy", "{cases}", "--calibrate-on", "luck"), 2, "calibrate_on must be one of"),
         (("deploy", "{cases}", "--where", "a = 1"), 2, "name one with --calibration"),
         (("deploy", "{nowhere}"), 3, "There is no archive"),
@@ -186,3 +189,30 @@ def test_calibration_images_of_support_patients_are_refused_and_named(world: Pat
     made = answer("deploy", cases, "--calibration", world / "more" / "mixed.csv", "--label-column", "finding", code=1)
     assert len(made["refused"]) == 1 and "supports the set" in made["refused"][0]["reason"]
     assert made["set_aside"] == 23
+
+
+def test_nothing_is_set_aside_for_a_deployment_that_cannot_be_made(world: Path, tmp_path: Path) -> None:
+    cases = copy(world, tmp_path)
+    options = ("--calibration", world / "more" / "table.csv", "--label-column", "finding", "--sensitivity", "blub=0.9")
+    assert "names the class 'blub'" in run("deploy", cases, *options, code=3).stderr
+    assert answer("stats", cases)["rows"] == 15
+
+
+def test_a_set_embedded_anew_asks_for_a_new_deployment(world: Path, tmp_path: Path) -> None:
+    cases = copy(world, tmp_path)
+    run("deploy", cases)
+    run("embed", "--reembed", "--encoder", "pixels-32", "--archive", cases)
+    refused = run("classify", cases, world / "new" / "blob.png", code=3)
+    assert "was made with another encoder than the set has now" in refused.stderr
+    assert answer("classify", cases, world / "new" / "blob.png", "--head", "prototypes")[0]["label"] == "blob"
+    run("deploy", cases)
+    assert answer("classify", cases, world / "new" / "blob.png")[0]["label"] == "blob"
+
+
+def test_a_heat_map_that_cannot_be_written_loses_no_answer(world: Path, tmp_path: Path) -> None:
+    cases = copy(world, tmp_path)
+    (tmp_path / "maps").write_text("a file where the folder should be")
+    options = ("--heatmap", tmp_path / "maps", "--json", tmp_path / "a.json")
+    done = run("classify", cases, world / "new" / "blob.png", *options)
+    assert "no heat map, or not all" in done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())[0]["label"] == "blob"
