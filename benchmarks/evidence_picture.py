@@ -2,9 +2,8 @@
 
     python benchmarks/evidence_picture.py demo --out docs/evidence.png
 
-Of the demo's patients who neither support the set nor were set aside, those answered rightly with heat maps that agree
-are looked at, and of these the first with the largest prediction set is shown; `--query` shows another image. Phantoms
-only.
+Shown is the least sure right answer whose heat maps agree, of the demo's patients who neither support the set nor were
+set aside: one that is beyond doubt has little to show. `--query` shows another image. Phantoms only.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def main() -> None:
         rows = [names.index(options.query)]
     vectors = encoder.encode([manifest.images[i] for i in rows])
     decisions = deployment.decide(vectors)
-    for place in sorted(range(len(rows)), key=lambda place: -len(decisions[place].prediction_set or ())):
+    for place in sorted(range(len(rows)), key=lambda place: decisions[place].probability or 0.0):
         row, decision = rows[place], decisions[place]
         if options.query is None and decision.label != manifest.labels[row]:
             continue

@@ -84,7 +84,7 @@ def deploy_command(
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The set's encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Make a comparison set answer in earnest: choose its head and calibrate it.
+    """Choose a comparison set's head and calibrate it.
 
     From here on radshot classify answers with a probability, the classes that
     cannot be ruled out, and "none of these", from the images registered so
@@ -211,7 +211,7 @@ def deployments_command(
     ] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """List the deployments of a comparison set, or go back to one of them.
+    """List a set's deployments, or go back to one of them.
 
     A deployment's images, head, calibration and thresholds come back together.
     Images that were removed since stay removed.

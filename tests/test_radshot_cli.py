@@ -238,7 +238,7 @@ def test_training_evaluating_and_using_the_trained_encoder(
     assert names[6:] == ["pixels-32, prototypes", "hog-64, prototypes"]
     assert [other["second"] for other in measured["differences"]] == names[1:]
     assert measured["reports"][0]["manifest"]
-    assert page.read_text().count("## ") == 6
+    assert page.read_text().count("## ") == 8
     html = tmp_path / "report.html"
     run("evaluate", collection, "--encoder", encoder, *few, "--head", "nearest", "--html", html)
     assert "Training" in html.read_text() and "<svg" in html.read_text() and "hog-64, prototypes" in html.read_text()
