@@ -36,7 +36,7 @@ def estimate_command(
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the estimate as Markdown.")] = None,
     json_file: JsonOption = None,
 ) -> int:
-    """Say what accuracy to expect on new patients, from the set alone.
+    """Say what accuracy to expect, from the set alone.
 
     Patients of the set are left out in turn and asked about, so nothing but
     the set is needed. The interval is for patients to come, and wide where
