@@ -188,7 +188,9 @@ def _paired_with_peers(results: list[dict[str, Any]], rows: dict[str, Any], aske
     """Auto against the best inductive peer of either library, found on these episodes."""
     auto = rows["auto"]["answer"] == asked.truth
     for library in ("sklearn", "easyfsl"):
-        peers = [r for r in results if r["name"].startswith(library) and not r["transductive"]]
+        peers = [
+            r for r in results if r["name"].startswith(library) and not r["transductive"] and r["episodes"] == EPISODES
+        ]
         if not peers:
             continue
         best = max(peers, key=lambda r: r["accuracy"])
@@ -221,6 +223,65 @@ def print_cell(results: Sequence[dict[str, Any]]) -> None:
             name += f", first {row['episodes']}"
         low, high = row["interval"]
         print(f"| {name} | {row['accuracy']:.3f} | {low:.3f} to {high:.3f} | {gain} | {row['milliseconds']:.1f} |")
+
+
+def print_compact(results: Sequence[dict[str, Any]]) -> None:
+    """One table per task and number of shots: heads down, encoders across; of the peers the best of each kind."""
+    encoders = list(dict.fromkeys(row["encoder"] for row in results))
+    for task in dict.fromkeys(row["task"] for row in results):
+        for k_shot in dict.fromkeys(row["k_shot"] for row in results):
+            cells = {
+                e: [r for r in results if (r["task"], r["encoder"], r["k_shot"]) == (task, e, k_shot)] for e in encoders
+            }
+            print(f"\n**{task}, {k_shot}-shot**\n\n| head | {' | '.join(encoders)} |\n|---{'|---' * len(encoders)}|")
+            tuned = [
+                name
+                for name in ("fine-tuned head", "fine-tuned last-blocks")
+                if any(_named(c, name) for c in cells.values())
+            ]
+            for name in (*OURS, *tuned):
+                mark = (
+                    " (transductive)" if name in TRANSDUCTIVE else f", first {TUNED_EPISODES}" if name in tuned else ""
+                )
+                print(f"| {name}{mark} | {' | '.join(_compact(_named(cells[e], name)) for e in encoders)} |")
+            for title, library, transductive in (
+                ("best of scikit-learn", "sklearn", False),
+                ("best inductive of easyfsl", "easyfsl", False),
+                ("best transductive of easyfsl", "easyfsl", True),
+            ):
+                best = [_best(cells[e], library, transductive) for e in encoders]
+                print(f"| *{title}* | {' | '.join(_compact(row, named=True) for row in best)} |")
+            for library in ("sklearn", "easyfsl"):
+                against = [
+                    next((r for r in cells[e] if r["name"].startswith(f"auto minus {library}")), None) for e in encoders
+                ]
+                print(f"| *auto minus best of {library}* | {' | '.join(_gain(row) for row in against)} |")
+
+
+def _named(cell: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    return next((row for row in cell if row["name"] == name), None)
+
+
+def _best(cell: Sequence[dict[str, Any]], library: str, transductive: bool) -> dict[str, Any] | None:
+    """The best of those that answered every episode."""
+    rows = [r for r in cell if r["name"].startswith(library) and r["transductive"] is transductive] if cell else []
+    whole = [row for row in rows if row["episodes"] == EPISODES]
+    return max(whole, key=lambda row: row["accuracy"]) if whole else None
+
+
+def _compact(row: dict[str, Any] | None, *, named: bool = False) -> str:
+    if row is None:
+        return "–"
+    beside = "" if row["name"] == "prototypes" else f" ({_gain(row)})"
+    name = row["name"].split(" ", 1)[1] + ": " if named else ""
+    low, high = row["interval"]
+    return f"{name}{row['accuracy']:.3f}{beside}" if beside else f"{name}{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _gain(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{row['gain']:+.3f} [{row['gain_interval'][0]:+.3f}, {row['gain_interval'][1]:+.3f}]"
 
 
 def print_summary(results: Sequence[dict[str, Any]]) -> None:
@@ -307,6 +368,8 @@ def main() -> None:
                 print_cell(cell)
                 results += cell
     if results:
+        print("\n# Compact")
+        print_compact(results)
         print_summary(results)
         (options.out / "heads.json").write_text(json.dumps(results, indent=1) + "\n")
 
