@@ -334,10 +334,11 @@ class ComparisonSet:
                     hashes=[c.sha256 for c in new],
                 ).added
             after = self.snapshot
-        suspects: tuple[Outlier, ...] = ()
-        if registered and role == SUPPORT:
-            suspects = snapshot_outliers(after, center=encoder.source_mean, only=registered).suspects
-        return Registration(registered, tuple(duplicates), tuple(refused), suspects)
+        if not registered or role != SUPPORT:
+            return Registration(registered, tuple(duplicates), tuple(refused))
+        report = snapshot_outliers(after, center=encoder.source_mean, only=registered)
+        scores = tuple((image.id, image.score) for image in report.images)
+        return Registration(registered, tuple(duplicates), tuple(refused), report.suspects, scores)
 
     def _encode(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """Vectors (n, d) of the candidates, in batches."""

@@ -39,12 +39,15 @@ class Registration:
         refused: (image, reason) of those not taken.
         outliers: Those of `registered` that are probably mislabelled or do not belong, most unusual first, judged in
             the set as it is now. They are in the set all the same.
+        outlier_scores: (id, score) of every one of `registered` that supports: how unusual it is for its class, larger
+            is more so; None where too few other patients are there to tell.
     """
 
     registered: tuple[str, ...]
     duplicates: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
     outliers: tuple[Outlier, ...] = ()
+    outlier_scores: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclass(frozen=True)

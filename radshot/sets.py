@@ -112,6 +112,7 @@ def register_command(
         "duplicates": list(done.duplicates),
         "refused": refused_json(done.refused),
         "outliers": [outlier_json(image) for image in done.outliers],
+        "outlier_scores": dict(done.outlier_scores),
         "shots": shots,
     }
     write_json(json_file, result)

@@ -495,6 +495,7 @@ def test_a_mislabelled_image_is_registered_and_told(cases: ComparisonSet, tmp_pa
     )
     assert outlier.score is not None and outlier.evidence[0].label == "class 1"
     whole = cases.outliers()
+    assert done.outlier_scores == (("wrong", outlier.score),)
     assert outlier in whole.images and whole.suspects[0] == outlier and len(whole.images) == 19
     cases.remove(id="wrong")
     assert cases.outliers() == before  # as if it had never been there
