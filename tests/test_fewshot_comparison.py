@@ -74,7 +74,8 @@ def test_register_classes_one_after_another(cases: ComparisonSet, tmp_path: Path
     a = [png(tmp_path / f"a{i}.png", i) for i in range(3)]
     b = [png(tmp_path / f"b{i}.png", 10 + i) for i in range(2)]
     done = cases.register("cyst", a, patients=["p1", "p1", "p2"], ids=["a0", "a1", "a2"])
-    assert done == Registration(("a0", "a1", "a2"), (), ())
+    unknown = (("a0", None), ("a1", None), ("a2", None))  # of two patients nothing can be said
+    assert done == Registration(("a0", "a1", "a2"), (), (), outlier_scores=unknown)
     before = cases.vectors.copy()
     cases.register("abscess", b, ids=["b0", "b1"])
     assert cases.ids == ["a0", "a1", "a2", "b0", "b1"] and len(cases) == 5
