@@ -296,12 +296,13 @@ def print_summary(results: Sequence[dict[str, Any]]) -> None:
         behind = sum(row["gain_interval"][1] < 0 for row in own)
         worst = min(own, key=lambda row: row["gain"])
         where = f"{worst['gain']:+.3f} ({worst['task']}, {worst['encoder']}, {worst['k_shot']})"
-        print(f"| {name} | {means[0]:+.4f} | {means[1]:+.4f} | {where} | {ahead} / {behind} of {len(own)} |")
+        shown = ["–" if np.isnan(mean) else f"{mean:+.4f}" for mean in means]
+        print(f"| {name} | {shown[0]} | {shown[1]} | {where} | {ahead} / {behind} of {len(own)} |")
     cells = [row for row in results if row["name"] == "auto"]
-    worse = sorted((_p_below(row), row) for row in cells)
+    worse = sorted(_p_below(row) for row in cells)
     print("\n`auto` no more than .02 behind nearest mean, one-sided, Holm over", len(cells), "cells:")
     holds, running = True, 0.0
-    for rank, (p, _) in enumerate(sorted(worse, key=lambda pair: pair[0])):
+    for rank, p in enumerate(worse):
         running = max(running, min(1.0, p * (len(cells) - rank)))
         holds &= running < 0.05
     print(f"largest corrected p {running:.4f}:", "holds in every cell" if holds else "does not hold in every cell")
