@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embeddings import Archive, ImageError, UnknownId, printable
 
 from .deployment_store import withdraw
-from .outliers import Outlier, OutlierReport, snapshot_outliers
+from .outliers import OutlierReport, snapshot_outliers
 from .registration import CALIBRATION, ROLES, SUPPORT, Candidate, Registration, read_candidates, role_of, sort_out
 
 if TYPE_CHECKING:
