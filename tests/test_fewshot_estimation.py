@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fewshot.estimate
+import fewshot.estimation
 from fewshot import NeighborClassifier, PrototypeClassifier
 from fewshot.advice import GAIN_SPREAD, MORE, OWN_WEIGHT, USUAL_RATE, Advice, LearningCurves
 from fewshot.estimation import INFLATION, estimate
@@ -464,5 +464,5 @@ def test_plain_values_survive_json_whatever_the_labels_are() -> None:
 
 
 def test_the_example_in_the_docs_runs() -> None:
-    result = doctest.testmod(fewshot.estimate)
+    result = doctest.testmod(fewshot.estimation)
     assert result.attempted >= 3 and result.failed == 0
