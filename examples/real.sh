@@ -45,18 +45,24 @@ ASK=("$CHEST"/images/pneumocystis-pneumonia-12.jpg "$CHEST"/images/pneumocystis-
   "$CHEST"/images/SARS-10.1148rg.242035193-g04mr34g05x-Fig5-day9.jpg
   "$CHEST"/images/SARS-10.1148rg.242035193-g04mr34g07a-Fig7a-day5.jpg
   "$CHEST"/images/2c35005f.jpg "$CHEST"/images/e22aa56f.jpg "$CHEST"/images/ada8c494.jpg)
+run radshot classify "$OUT/cases" "${ASK[@]}"
+
+# 6. How often is that right? And what is promised once the set is deployed: nobody is set aside here, so the support is
+#    calibrated on, each patient left out in turn.
+run radshot estimate "$OUT/cases"
+run radshot deploy "$OUT/cases"
 run radshot classify "$OUT/cases" "${ASK[@]}" --json "$OUT/before.json"
 
-# 6. What in the archive looks like the first of them?
+# 7. What in the archive looks like the first of them?
 run radshot search "$OUT/archive" "${ASK[0]}" -k 5
 run radshot search "$OUT/archive" --id images/2c35005f.jpg -k 3 --where "finding = 'No Finding'"
 
-# 7. Patient 101 withdraws: forgotten in the set and in the archive, effective on the next question.
+# 8. Patient 101 withdraws: forgotten in the set and in the archive, effective on the next question.
 run radshot forget "$OUT/cases" --patient 101
 run radshot forget "$OUT/archive" --patient 101
 run radshot classify "$OUT/cases" "${ASK[@]}" --json "$OUT/after.json"
 
-# 8. Every command above was a process of its own; the set and the archive are as the last one left them.
+# 9. Every command above was a process of its own; the set and the archive are as the last one left them.
 run radshot stats "$OUT/cases"
 run radshot verify "$OUT/cases"
 run radshot verify "$OUT/archive"
