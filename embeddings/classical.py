@@ -34,7 +34,7 @@ class PixelEncoder(BaseEncoder):
         """Fix the size and all that follows from it."""
         if not 2 <= size <= MAX_PIXELS_SIDE:
             raise UnknownEncoder(f"pixels-N takes N from 2 to {MAX_PIXELS_SIDE}; got {size}.")
-        self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,))
+        self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,), decoding="full")
         self.loader = ImageLoader(self.preprocess)
         self.name = f"pixels-{size}"
         self.spec = self.name
@@ -63,7 +63,7 @@ class HogEncoder(BaseEncoder):
         """Fix the size and all that follows from it."""
         if size % HOG_CELL or not HOG_BLOCK * HOG_CELL <= size <= MAX_PIXELS_SIDE:
             raise UnknownEncoder(f"hog-N takes multiples of {HOG_CELL} from 16 to {MAX_PIXELS_SIDE}; got {size}.")
-        self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,))
+        self.preprocess = Preprocess(size=(size, size), mean=(0.0,), std=(1.0,), decoding="full")
         self.loader = ImageLoader(self.preprocess)
         self.name = f"hog-{size}"
         self.spec = self.name

@@ -91,13 +91,29 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """Reads and preprocesses one image; small and torch-free, so that worker processes can be sent one."""
+    """Reads and preprocesses one image; small and torch-free, so that worker processes can be sent one.
+
+    What a decoding process sends back is `shrink(read(path))`, a quarter to a twelfth of what the network sees;
+    `expand` makes a batch of those what the network sees.
+    """
 
     preprocess: Preprocess
 
+    def read(self, source: ImageSource) -> NDArray[np.float32]:
+        """Return grey levels (h, w) in [0, 1], with no less resolution than `shrink` needs; raises ImageError."""
+        return read_image(source)
+
+    def shrink(self, grey: NDArray[np.float32]) -> NDArray[Any]:
+        """Bring grey levels (h, w) in [0, 1] to the network's size: uint8 or float32, see `Preprocess.compact`."""
+        return self.preprocess.compact(grey)
+
+    def expand(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Turn n shrunk images into what the network sees, (n, C, H, W)."""
+        return self.preprocess.normalise(np.stack(list(batch)))
+
     def __call__(self, source: ImageSource) -> NDArray[np.float32]:
         """Return (C, H, W); raises ImageError."""
-        return self.preprocess(read_image(source))
+        return self.preprocess(self.read(source))
 
 
 class BaseEncoder(ABC):
@@ -112,6 +128,7 @@ class BaseEncoder(ABC):
         similarity: See `Encoder`.
         loader: What `load` calls; pickles into a worker process without the network.
         spec: What `load_encoder` was given, so that an archive can name it; None where there is no such text.
+        decodes: Whether `load` reads pixels, which is then worth a process of its own.
     """
 
     name: str
@@ -122,6 +139,7 @@ class BaseEncoder(ABC):
     similarity: SimilarityHead | None = None
     loader: Callable[[ImageSource], NDArray[np.float32]]
     spec: str | None = None
+    decodes: bool = True
 
     def load(self, source: ImageSource) -> NDArray[np.float32]:
         """Decode and preprocess one image.

@@ -8,6 +8,7 @@ ValueError
 └── SourceError         a folder or table of images that cannot be listed
     └── UnknownColumn   a table has no column of that name
 Exception
+├── DecoderUnavailable  no decoding process can be started
 └── ArchiveError        the archive as a whole: not there, not ours, not writable
     ├── ArchiveLocked   another process is writing
     ├── EncoderMismatch the archive belongs to another encoder
@@ -53,6 +54,10 @@ class SourceError(ValueError):
 
 class UnknownColumn(SourceError):
     """A table of images has no column of that name."""
+
+
+class DecoderUnavailable(Exception):
+    """No decoding process can be started."""
 
 
 class ArchiveError(Exception):

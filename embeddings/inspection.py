@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .database import now
-from .errors import ImageError
-from .images import image_identity
+from .errors import DecoderUnavailable, ImageError
 from .metadata import check_text, encode_metadata, patient_of, patient_text
+from .reading import PARAMETERS
 from .sources import Record, printable
 from .store import NewFacts, Store
 
 if TYPE_CHECKING:
-    from .encoders import Encoder
+    from .deidentification import Deidentifier
+    from .readers import Reader
 
 FRESH_NANOSECONDS = 2_000_000_000
 """A file changed this recently may change again within the clock's grain: its hash is trusted then, not its time."""
@@ -31,7 +33,7 @@ FRESH_NANOSECONDS = 2_000_000_000
 PIXEL_DIGITS = 32
 """Hex digits kept of the SHA-256 of what the encoder loaded: it tells one image in two encodings from a conflict."""
 
-OWN_KEYS = frozenset({"path", "sha256", "pixels", "source"})
+OWN_KEYS = frozenset({"path", "sha256", "pixels", "source", "warnings"})
 """Metadata that tells where a row's image was found; a record cannot bring other values for a row that is stored."""
 
 NEVER = -1
@@ -52,136 +54,254 @@ class Inspected:
     """A file after inspection. Exactly one of these holds: `reason`, `image`, `twin`, or its content is unchanged.
 
     Attributes:
-        path: Absolute path as text; the file's name in the database.
+        shown: Absolute path as text, for reports.
+        path: The file's name in the database: that path, or its pseudonym.
         id: The row's id, once known.
         state: Size, time and hash, once known; for an unchanged file only where they need noting again.
-        image: What the encoder loaded.
+        image: What the encoder's loader made of it, see `readers.Loaded`.
         metadata: JSON text for the row.
         patient: The patient, where known.
         replaces: Whether the row of this id came from this very path, so that new content replaces it.
         twin: Whether a row with this content is stored, so that nothing was loaded.
         amendment: What the record says of an unchanged file that its row does not, or None.
+        warnings: What a person should know of the image, as codes.
+        copy: An unchanged file that is a copy of its row's own file, as it would be read if that row were replaced.
         reason: Why it is refused, one sentence without the path.
         stage: "read", "encode" or "store".
     """
 
+    shown: str
     path: str
     id: str = ""
     state: FileState | None = None
-    image: NDArray[np.float32] | None = None
+    image: NDArray[Any] | None = None
     metadata: str = "{}"
     patient: str | None = None
     replaces: bool = False
     twin: bool = False
     amendment: NewFacts | None = None
+    warnings: tuple[str, ...] = ()
+    copy: Unread | None = None
     reason: str | None = None
     stage: str = "read"
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database holds of a path.
+
+    Attributes:
+        state: The state noted when it was last stored.
+        row: The id of its row.
+        metadata: That row's metadata as JSON text, None where the row is gone.
+        own: Whether the row was made from this very file, which is else a copy of that one.
+    """
+
+    state: FileState | None = None
+    row: str = ""
+    metadata: str | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A file that is new or has changed, before anything of it was read.
+
+    Attributes:
+        record: What the source says of it.
+        shown: As in `Inspected`.
+        path: As in `Inspected`.
+        size: Bytes.
+        mtime_ns: Modification time, as the system says.
+        known: What is known of it.
+    """
+
+    record: Record
+    shown: str
+    path: str
+    size: int
+    mtime_ns: int
+    known: Known
+
+
 @dataclass(slots=True)
-class _Known:
+class _SoFar:
     """What is known of a file by the time it is refused."""
 
     id: str
     patient: str | None = None
 
 
-def inspect(record: Record, store: Store, encoder: Encoder) -> Inspected:
-    """Look at one file, and load it if its content is new; whatever goes wrong with it becomes a refusal.
+class Inspector:
+    """Looks at the files of one job: first at their size and time, then, where those are new, at their content."""
 
-    Safe to call from several threads.
-    """
-    path = printable(os.path.abspath(record.path))  # noqa: PTH100 (keeps links, unlike resolve)
-    known = _Known(record.id)
-    try:
-        known.patient = patient_of(record.metadata)
-        item = _inspect(record, path, store, encoder, known)
-        return item if item.reason is None else replace(item, id=known.id, patient=known.patient)
-    except ImageError as error:
-        reason = error.reason
-    except MemoryError:
-        reason = "needs more memory than there is"
-    except OSError as error:
-        reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except Exception as error:  # a decoder may raise anything, and one file must not end the job
-        reason = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(" :.")
-    return Inspected(path, id=known.id, reason=reason, patient=known.patient)
+    def __init__(self, store: Store, reader: Reader, deidentifier: Deidentifier | None = None) -> None:
+        """Take the store that knows the files, what reads them, and what takes persons out of what is kept."""
+        self._store = store
+        self._reader = reader
+        self._deidentifier = deidentifier
+
+    def glance(self, records: Sequence[Record]) -> list[Inspected | Unread]:
+        """Tell files that are as they were from those to be read; whatever goes wrong with one becomes a refusal."""
+        shown = [printable(os.path.abspath(record.path)) for record in records]  # noqa: PTH100 (keeps links)
+        paths = shown if self._deidentifier is None else [self._deidentifier.path(path) for path in shown]
+        known = recall(self._store, paths)
+        return [
+            self._glance(record, where, path, known.get(path, Known()))
+            for record, where, path in zip(records, shown, paths, strict=True)
+        ]
+
+    def _glance(self, record: Record, shown: str, path: str, known: Known) -> Inspected | Unread:
+        so_far = _SoFar(record.id)
+        try:
+            so_far.patient = self._patient(patient_of(record.metadata))
+            inside = record.root is None or not record.path.is_symlink()
+            if not inside and not record.path.resolve().is_relative_to((record.root or record.path).resolve()):
+                return self._refused(shown, path, so_far, "is a link that leads out of its source folder")
+            found = record.path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                return self._refused(shown, path, so_far, "is no regular file")
+            same = known.state is not None and (known.state.size, known.state.mtime_ns) == (
+                found.st_size,
+                found.st_mtime_ns,
+            )
+            unread = Unread(record, shown, path, found.st_size, found.st_mtime_ns, known)
+            if not same or known.metadata is None:
+                return unread
+            if not known.own:
+                return Inspected(shown, path, known.row, copy=replace(unread, known=Known()))
+            return Inspected(shown, path, known.row, amendment=self._amendment(record, known))
+        except FileNotFoundError:
+            return self._refused(shown, path, so_far, "is missing")
+        except Exception as error:
+            return self._refused(shown, path, so_far, _why(error))
+
+    def read(self, file: Unread) -> Inspected:
+        """Read a file, and load its image if its content is new; whatever goes wrong with it becomes a refusal.
+
+        Safe to call from several threads.
+
+        Raises:
+            DecoderUnavailable: No decoding process can be started: that is no fault of the file.
+        """
+        so_far = _SoFar(file.record.id)
+        try:
+            so_far.patient = self._patient(patient_of(file.record.metadata))
+            return self._read(file, so_far)
+        except DecoderUnavailable:
+            raise
+        except Exception as error:  # a decoder may raise anything, and one file must not end the job
+            return self._refused(file.shown, file.path, so_far, _why(error))
+
+    def _read(self, file: Unread, so_far: _SoFar) -> Inspected:
+        record, path, known = file.record, file.path, file.known
+        identity = self._reader.identity(record.path)
+        sha256 = identity.sha256 if self._deidentifier is None else self._deidentifier.content(identity.sha256)
+        fresh = time.time_ns() - file.mtime_ns <= FRESH_NANOSECONDS
+        state = FileState(file.size, NEVER if fresh else file.mtime_ns, sha256)
+        held = None if known.metadata is None else known
+        if held is not None and held.state is not None and held.state.sha256 == sha256:
+            if not held.own:
+                return Inspected(file.shown, path, known.row, state, copy=replace(file, known=Known()))
+            return Inspected(file.shown, path, known.row, state, amendment=self._amendment(record, held))
+        name = check_text(identity.sop_instance_uid or record.id, "id")
+        patient = patient_of(record.metadata) or patient_of({"patient": identity.patient_id})
+        facts = {**identity.metadata, **record.metadata, "path": file.shown}
+        if patient is not None or "patient" in facts:
+            facts["patient"] = patient
+        if self._deidentifier is not None:
+            name, facts = self._deidentifier.id(name), self._deidentifier.apply(facts)
+            patient = patient_of(facts)
+        facts = {"registered_at": now(), **facts, "path": path, "sha256": sha256}
+        so_far.id, so_far.patient = name, patient
+        replaces = held is not None and held.own and held.row == name
+        if not replaces and self._store.lookup("hash", [sha256]):
+            return Inspected(file.shown, path, name, state, patient=patient, twin=True)
+        loaded = self._reader.load(record.path, identity.metadata)
+        after = record.path.stat()
+        if (after.st_size, after.st_mtime_ns) != (file.size, file.mtime_ns):
+            return self._refused(file.shown, path, so_far, "changed while it was being read")
+        facts["pixels"] = hashlib.sha256(np.ascontiguousarray(loaded.image).data).hexdigest()[:PIXEL_DIGITS]
+        if loaded.warnings:
+            facts["warnings"] = list(loaded.warnings)
+        return Inspected(
+            file.shown,
+            path,
+            name,
+            state,
+            loaded.image,
+            encode_metadata(facts, name),
+            patient,
+            replaces,
+            warnings=loaded.warnings,
+        )
+
+    def _refused(self, shown: str, path: str, so_far: _SoFar, reason: str) -> Inspected:
+        return Inspected(shown, path, so_far.id, patient=so_far.patient, reason=reason)
+
+    def _patient(self, patient: str | None) -> str | None:
+        return patient if patient is None or self._deidentifier is None else self._deidentifier.patient(patient)
+
+    def _amendment(self, record: Record, known: Known) -> NewFacts | None:
+        """Return what a record brings for its own row, the file unchanged, where that differs from what the row has."""
+        brought = {key: value for key, value in record.metadata.items() if key not in OWN_KEYS and key != "patient"}
+        patient = patient_text(record.metadata.get("patient"))
+        if patient is not None:
+            brought["patient"] = patient
+        if not brought:
+            return None
+        if self._deidentifier is not None:
+            brought = self._deidentifier.apply(brought)
+        held: dict[str, Any] = json.loads(known.metadata or "{}")
+        missing = object()
+        plain = json.loads(encode_metadata(brought, known.row))
+        changed = {key: value for key, value in plain.items() if held.get(key, missing) != value}
+        if not changed:
+            return None
+        return NewFacts(encode_metadata(changed, known.row), patient_of({**held, **changed}))
 
 
-def _inspect(record: Record, path: str, store: Store, encoder: Encoder, so_far: _Known) -> Inspected:
-    inside = record.root is None or not record.path.is_symlink()
-    if not inside and not record.path.resolve().is_relative_to((record.root or record.path).resolve()):
-        return Inspected(path, reason="is a link that leads out of its source folder")
-    try:
-        found = record.path.stat()
-    except FileNotFoundError:
-        return Inspected(path, reason="is missing")
-    if not stat.S_ISREG(found.st_mode):
-        return Inspected(path, reason="is no regular file")
-    mtime = found.st_mtime_ns if time.time_ns() - found.st_mtime_ns > FRESH_NANOSECONDS else NEVER
-    known, row, held = _recall(store, path)
-    if known is not None and held is not None and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
-        return Inspected(path, row, amendment=_amendment(record, path, row, held))
-    identity = image_identity(record.path)
-    state = FileState(found.st_size, mtime, identity.sha256)
-    if known is not None and held is not None and known.sha256 == identity.sha256:
-        return Inspected(path, row, state, amendment=_amendment(record, path, row, held))
-    name = so_far.id = check_text(identity.sop_instance_uid or record.id, "id")
-    facts = {"registered_at": now(), **identity.metadata, **record.metadata, "path": path, "sha256": identity.sha256}
-    patient = so_far.patient = so_far.patient or patient_of({"patient": identity.patient_id})
-    if patient is not None or "patient" in facts:
-        facts["patient"] = patient
-    replaces = held is not None and row == name and held.get("path") == path
-    if not replaces and store.lookup("hash", [identity.sha256]):
-        return Inspected(path, name, state, patient=patient, twin=True)
-    image = encoder.load(record.path)
-    after = record.path.stat()
-    if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
-        return Inspected(path, reason="changed while it was being read")
-    facts["pixels"] = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:PIXEL_DIGITS]
-    return Inspected(path, name, state, image, encode_metadata(facts, name), patient, replaces)
+def _why(error: Exception) -> str:
+    """Say in one sentence, without the path, why a file cannot be used."""
+    if isinstance(error, ImageError):
+        return error.reason
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, OSError):
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+    return f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(" :.")
 
 
-def _amendment(record: Record, path: str, row: str, held: dict[str, Any]) -> NewFacts | None:
-    """Return what a record brings for the stored row of its unchanged file, where that differs from what the row has.
-
-    A row belongs to the file it was made from: a copy of that file cannot change it.
-    """
-    if held.get("path") != path:
-        return None
-    brought = {key: value for key, value in record.metadata.items() if key not in OWN_KEYS and key != "patient"}
-    patient = patient_text(record.metadata.get("patient"))
-    if patient is not None:
-        brought["patient"] = patient
-    missing = object()
-    plain = json.loads(encode_metadata(brought, row))
-    changed = {key: value for key, value in plain.items() if held.get(key, missing) != value}
-    if not changed:
-        return None
-    return NewFacts(encode_metadata(changed, row), patient_of({**held, **changed}))
-
-
-def _recall(store: Store, path: str) -> tuple[FileState | None, str, dict[str, Any] | None]:
-    """Return the state noted for a path, the id of its row, and that row's metadata if it is still there."""
-    query = (
-        "SELECT size, mtime_ns, sha256, files.id, metadata "
-        "FROM files LEFT JOIN rows ON rows.id = files.id WHERE files.path = ?"
-    )
+def recall(store: Store, paths: Sequence[str]) -> dict[str, Known]:
+    """Return what the database holds of some paths; those it has never met are left out."""
+    found = {}
     with store.reading() as connection:
-        row = connection.execute(query, (path,)).fetchone()
-    if row is None:
-        return None, "", None
-    size, mtime_ns, sha256, identity, metadata = row
-    return FileState(size, mtime_ns, sha256), identity, None if metadata is None else json.loads(metadata)
+        for start in range(0, len(paths), PARAMETERS):
+            part = paths[start : start + PARAMETERS]
+            query = (
+                "SELECT files.path, size, mtime_ns, sha256, files.id, metadata, "
+                "json_extract(metadata, '$.path') = files.path FROM files "
+                f"LEFT JOIN rows ON rows.id = files.id WHERE files.path IN ({','.join('?' * len(part))})"
+            )
+            for path, size, mtime_ns, sha256, identity, metadata, own in connection.execute(query, part):
+                found[path] = Known(FileState(size, mtime_ns, sha256), identity, metadata, own == 1)
+    return found
 
 
-def settle(connection: sqlite3.Connection, item: Inspected, identity: str) -> None:
+def settle(connection: sqlite3.Connection, item: Inspected, identity: str, *, same: bool = False) -> None:
     """Note, in the batch's transaction, that a file is stored under an id, and lift its quarantine.
 
     A duplicate of a row that got other content in this very batch is not noted, so that the next run looks at it again.
+
+    Args:
+        connection: That of the transaction.
+        item: The file.
+        identity: The row that stands for it.
+        same: Whether the file is known to show the row's image though its bytes are others.
     """
     row = connection.execute("SELECT hash FROM rows WHERE id = ?", (identity,)).fetchone()
-    if item.state is not None and row is not None and (row[0] == item.state.sha256 or same_pixels(connection, item)):
+    known = same or (item.state is not None and row is not None and row[0] == item.state.sha256)
+    if item.state is not None and row is not None and (known or same_pixels(connection, item)):
         connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
             (item.path, item.state.size, item.state.mtime_ns, item.state.sha256, identity),

@@ -62,6 +62,8 @@ class PrecomputedEncoder(BaseEncoder):
         [[0.0, 1.0]]
     """
 
+    decodes = False
+
     def __init__(
         self,
         ids: Sequence[str],

@@ -12,6 +12,7 @@ from PIL import Image
 
 Fit = Literal["pad", "crop", "stretch"]
 Contrast = Literal["none", "minmax", "percentile"]
+Decoding = Literal["fast", "full"]
 
 # Percentiles mapped to 0 and 1 by contrast="percentile": a burnt-in marker or a metal clip no longer sets the scale.
 CONTRAST_PERCENTILES = (1.0, 99.0)
@@ -33,6 +34,8 @@ class Preprocess:
         std: Grey level difference(s) that become 1; one, or one per channel.
         contrast: "none" trusts the file's own display window, "minmax" stretches each image to [0, 1],
             "percentile" stretches its 1st to 99th percentile.
+        decoding: "fast" decodes an image at no more resolution than `size` needs, where its format can, and keeps 256
+            grey levels of the resized image, as training does; "full" decodes every pixel and keeps float32.
 
     Raises:
         ValueError: A field is outside what is allowed.
@@ -49,6 +52,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     contrast: Contrast = "none"
+    decoding: Decoding = "fast"
 
     def __post_init__(self) -> None:
         """Check every field and turn lists (from JSON) into tuples."""
@@ -59,6 +63,8 @@ class Preprocess:
             raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}; got {self.fit!r}.")
         if self.contrast not in get_args(Contrast):
             raise ValueError(f"contrast must be one of {', '.join(get_args(Contrast))}; got {self.contrast!r}.")
+        if self.decoding not in get_args(Decoding):
+            raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}; got {self.decoding!r}.")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3; got {self.channels!r}.")
         mean = tuple(float(value) for value in _sequence("mean", self.mean))
@@ -104,6 +110,18 @@ class Preprocess:
         canvas[top : top + inner[0], left : left + inner[1]] = _resample(grey, *inner)
         return canvas
 
+    def compact(self, image: NDArray[np.floating[Any]]) -> NDArray[Any]:
+        """Bring one grey image (h, w) in [0, 1] to `size`, as it is kept until it is normalised.
+
+        Returns:
+            Shape `size`: uint8 in 0..255 for "fast" decoding, float32 in [0, 1] for "full".
+        """
+        resized = self.resize(image)
+        if self.decoding == "full":
+            return resized
+        resized *= np.float32(255.0)
+        return np.rint(resized, out=resized).astype(np.uint8)
+
     def normalise(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Turn resized grey images into what the network sees.
 
@@ -125,12 +143,18 @@ class Preprocess:
 
     def __call__(self, image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Resize and normalise one grey image (h, w) in [0, 1] to (C, H, W)."""
-        image_of_channels: NDArray[np.float32] = self.normalise(self.resize(image)[None])[0]
+        image_of_channels: NDArray[np.float32] = self.normalise(self.compact(image)[None])[0]
         return image_of_channels
 
     def to_json(self) -> dict[str, Any]:
-        """Return a document of plain JSON types that `from_json` turns back."""
+        """Return a document of plain JSON types that `from_json` turns back.
+
+        "full" decoding, which was the only kind before there was a choice, is told by the key's absence, so that the
+        fingerprints of encoders from then stay.
+        """
         document = asdict(self)
+        if self.decoding == "full":
+            del document["decoding"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
 
     @classmethod
@@ -140,7 +164,7 @@ class Preprocess:
         unknown = sorted(set(document) - known)
         if unknown:
             raise ValueError(f"Unknown preprocessing fields {unknown}; known are {sorted(known)}.")
-        return cls(**document)
+        return cls(**{"decoding": "full", **document})
 
     def _stretch_contrast(self, grey: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.contrast == "none":

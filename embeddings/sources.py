@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from .errors import SourceError, UnknownColumn
 from .metadata import is_missing, patient_text
@@ -80,7 +81,7 @@ class Repeat:
 class Listing:
     """What a job is to look at: every file once, and the further mentions of some of them."""
 
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     repeats: tuple[Repeat, ...]
 
 
@@ -89,7 +90,36 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def records_from_folder(path: str | os.PathLike[str], *, without: Path | None = None) -> list[Record]:
+class FolderRecords(Sequence[Record]):
+    """The records of a folder, made when they are asked for: of a million files only the names stay in memory."""
+
+    __slots__ = ("_metadata", "_names", "_top")
+
+    def __init__(self, top: Path, names: list[str]) -> None:
+        """Take a folder and the names of its files, relative to it and sorted."""
+        self._top = top
+        self._names = names
+        self._metadata = {"source": printable(top.absolute())}
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> FolderRecords: ...
+
+    def __getitem__(self, place: int | slice) -> Record | FolderRecords:
+        """Return one record, or some of them."""
+        if isinstance(place, slice):
+            return FolderRecords(self._top, self._names[place])
+        name = self._names[place]
+        return Record(path=self._top / name, id=printable(name), metadata=self._metadata, root=self._top)
+
+
+def records_from_folder(path: str | os.PathLike[str], *, without: Path | None = None) -> Sequence[Record]:
     """List every file below a folder that may be an image, sorted by path; a single file is a list of one.
 
     Hidden files and folders, and `IGNORED_SUFFIXES`, are passed over. Folders that are links are not followed; the id
@@ -107,30 +137,32 @@ def records_from_folder(path: str | os.PathLike[str], *, without: Path | None = 
         raise SourceError(f"There is no folder or file at '{printable(path)}'.")
     if not top.is_dir():
         return [Record(path=top, id=printable(top.name), metadata={"source": printable(top.absolute().parent)})]
-    shared = {"source": printable(top.absolute())}
     left_out = None if without is None else without.resolve()
-    return [
-        Record(path=file, id=printable(file.relative_to(top).as_posix()), metadata=shared, root=top)
-        for file in _files(top, left_out)
-    ]
+    return FolderRecords(top, list(_files(top, "", left_out)))
 
 
-def _files(folder: Path, left_out: Path | None) -> Iterator[Path]:
+def _files(folder: Path, name: str, left_out: Path | None) -> Iterator[str]:
+    """Yield the names below a folder, each behind the folder's own name."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(f"The folder '{printable(folder)}' cannot be listed: {error.strerror}.") from error
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
+            path = folder / entry.name
             if left_out is None or path.resolve() != left_out:
-                yield from _files(path, left_out)
+                yield from _files(path, f"{name}{entry.name}/", left_out)
         elif entry.is_dir():
             continue
-        elif path.suffix.lower() not in IGNORED_SUFFIXES and entry.name.lower() not in IGNORED_NAMES:
-            yield path
+        elif _suffix(entry.name) not in IGNORED_SUFFIXES and entry.name.lower() not in IGNORED_NAMES:
+            yield f"{name}{entry.name}"
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path per file costs more than the listing)
 
 
 def records_from_table(
@@ -205,7 +237,7 @@ def _cell(value: Any) -> Any:
 def gather(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Record] | None,
     *,
-    manifest: pd.DataFrame | str | os.PathLike[str] | None,
+    manifest: pd.DataFrame | str | os.PathLike[str] | Sequence[Record] | None,
     image_column: str,
     group: str | None,
     without: Path,
@@ -214,36 +246,54 @@ def gather(
 
     A patient that only a later mention of the file names is taken over; one that contradicts the first is not. A
     manifest beside sources adds its columns to those of their images that it names; without sources its images are the
-    source. A source that is itself a CSV or Parquet file is read as a table.
+    source. A source that is itself a CSV or Parquet file is read as a table, one called DICOMDIR as the index of a
+    file-set.
 
     Raises:
         SourceError: A source or the manifest cannot be read, or there is neither.
     """
-    parts: Iterable[str | os.PathLike[str] | Record]
+    named: Sequence[Record] = ()
+    if isinstance(manifest, Sequence) and not isinstance(manifest, str):
+        named = manifest
+    elif manifest is not None:
+        named = records_from_table(manifest, image_column=image_column, group=group)
     if source is None:
         if manifest is None:
             raise SourceError("Give a folder, a table or a list of records to embed.")
-        parts = []
-        records = records_from_table(manifest, image_column=image_column, group=group)
-    else:
-        parts = [source] if isinstance(source, str | os.PathLike) else source
-        records = []
-    for part in parts:
-        if isinstance(part, Record):
-            records.append(part)
-        elif Path(part).suffix.lower() in TABLE_SUFFIXES and not Path(part).is_dir():
-            records += records_from_table(part, image_column=image_column, group=group)
-        else:
-            records += records_from_folder(part, without=without)
-    if manifest is not None and source is not None:
-        named = records_from_table(manifest, image_column=image_column, group=group)
-        known = {record.path.resolve(): record.metadata for record in named}
-        records = [
-            replace(record, metadata={**record.metadata, **known.get(record.path.resolve(), {})}) for record in records
-        ]
+        return _listing([named])
+    given = [source] if isinstance(source, str | os.PathLike) else source
+    parts: list[Sequence[Record]] = [
+        [part] if isinstance(part, Record) else _records_of(part, image_column, group, without) for part in given
+    ]
+    if named:
+        known = {os.path.realpath(record.path): record.metadata for record in named}
+        parts = [[_with_facts(record, known) for record in part] for part in parts]
+    return _listing(parts)
+
+
+def _records_of(part: str | os.PathLike[str], image_column: str, group: str | None, without: Path) -> Sequence[Record]:
+    path = Path(part)
+    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+        return records_from_table(part, image_column=image_column, group=group)
+    if path.name.lower() == "dicomdir" and path.is_file():
+        from .dicomdir import records_from_dicomdir
+
+        return records_from_dicomdir(path)
+    return records_from_folder(part, without=without)
+
+
+def _with_facts(record: Record, known: Mapping[str, Mapping[str, Any]]) -> Record:
+    facts = known.get(os.path.realpath(record.path))
+    return record if facts is None else replace(record, metadata={**record.metadata, **facts})
+
+
+def _listing(parts: Sequence[Sequence[Record]]) -> Listing:
+    """Bring parts into one list that names every file once."""
+    if len(parts) == 1 and isinstance(parts[0], FolderRecords):
+        return Listing(parts[0], ())  # a folder names every file once
     once: dict[str, Record] = {}
     repeats = []
-    for record in records:
+    for record in chain.from_iterable(parts):
         place = os.path.abspath(record.path)  # noqa: PTH100 (keeps links, unlike resolve)
         if place not in once:
             once[place] = record

@@ -78,9 +78,10 @@ def embed_command(
         raise Usage("Name at least one SOURCE, or a table with --manifest.")
     if drop_missing and not reembed:
         raise Usage("--drop-missing goes with --reembed.")
-    inputs = _inputs(sources or [], manifest, archive, image=image, group=group, where=where)
+    inputs, named = _inputs(sources or [], manifest, image=image, group=group, where=where)
     chosen = open_encoder(encoder)
-    if inputs and Archive.exists(archive):  # found out before anything is embedded anew
+    wanted = inputs is not None or named is not None
+    if wanted and Archive.exists(archive):  # found out before anything is embedded anew
         with Archive.open(archive) as held:
             held.check_kind("archive")
     refused: list[tuple[str, str]] = []
@@ -96,8 +97,8 @@ def embed_command(
         out.print(f"{archive}: {renewed:,} rows embedded anew, {len(refused):,} dropped")
     result: dict[str, Any] = {}
     seen = renewed
-    if inputs:
-        report = embed_archive(inputs, chosen, archive, batch_size=batch_size)
+    if wanted:
+        report = embed_archive(inputs, chosen, archive, manifest=named, batch_size=batch_size)
         list_refused(report.refused)
         out.print(f"{archive}: {report}")
         refused += report.refused
@@ -121,33 +122,25 @@ def embed_command(
 
 
 def _inputs(
-    sources: Sequence[Path], manifest: Path | None, archive: Path, *, image: str, group: str | None, where: str | None
-) -> list[Record]:
-    """The images to embed; beside sources a manifest adds its columns, alone its images are the source."""
-    from embeddings import records_from_folder, records_from_table
+    sources: Sequence[Path], manifest: Path | None, *, image: str, group: str | None, where: str | None
+) -> tuple[list[Path | Record] | None, list[Record] | None]:
+    """The sources to embed, tables among them read to records; and the manifest's records, None without one."""
+    from embeddings import records_from_table
 
     from .inputs import is_table, patient_column, read_manifest
 
-    def rows_of(path: Path) -> list[Record]:
+    def rows_of(path: Path) -> Sequence[Record]:
         table = read_manifest(path, label=None, group=group or "none", where=where, image=image)
         column = patient_column(table) if group is None else table.group_column  # a gap here is an unknown patient
         return records_from_table(table.table, image_column=image, group=column, root=table.folder)
 
     if where is not None and manifest is None and not any(map(is_table, sources)):
         raise Usage("--where filters the rows of a table: name one with --manifest.")
-    named = [] if manifest is None else rows_of(manifest)
-    if not sources:
-        return named
-    listed = [
-        record
-        for path in sources
-        for record in (rows_of(path) if is_table(path) else records_from_folder(path, without=archive))
-    ]
-    known = {record.path.resolve(): record.metadata for record in named}
-    return [
-        dataclasses.replace(record, metadata={**record.metadata, **known.get(record.path.resolve(), {})})
-        for record in listed
-    ]
+    named = None if manifest is None else list(rows_of(manifest))
+    listed: list[Path | Record] = []
+    for path in sources:
+        listed += rows_of(path) if is_table(path) else [path]
+    return listed or None, named
 
 
 def _renew(
