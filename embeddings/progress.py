@@ -36,7 +36,7 @@ def watched(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} images/s"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[refused]} refused, {task.fields[duplicate]} duplicates"),
+        TextColumn("{task.fields[refused]} quarantined, {task.fields[duplicate]} duplicates"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("embed", total=total, rate=0.0, refused=0, duplicate=0)
@@ -47,7 +47,7 @@ def watched(
                 task,
                 completed=report.seen,
                 rate=done / report.seconds if report.seconds else 0.0,
-                refused=len(report.refused),
+                refused=report.quarantined,
                 duplicate=report.duplicate,
             )
 
