@@ -155,7 +155,7 @@ def test_it_learns_what_class_means_miss(options: dict[str, Any]) -> None:
     means = PrototypeClassifier().fit(encoder.encode(images), labels).predict(encoder.encode(queries))
     clf = FineTunedClassifier(encoder, **options).fit(rows, labels)
     right = np.mean(clf.predict(image_rows(encoder, queries)) == truth)
-    assert right > np.mean(means == truth) + 0.03
+    assert right > np.mean(means == truth) + 0.02
 
 
 def test_two_runs_with_one_seed_agree_and_seeds_differ() -> None:
