@@ -24,7 +24,7 @@ class _Damaged(ValueError):
 
 
 def read_dicom(
-    path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int
+    path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int, side: int | None = None
 ) -> NDArray[np.float32]:
     """Read one frame of a DICOM file as it is meant to be seen.
 
@@ -41,9 +41,11 @@ def read_dicom(
         frame: Index from 0; None takes the middle frame, n // 2.
         window: (centre, width) in modality units instead of the file's own VOI (function LINEAR_EXACT).
         max_pixels: Rows x columns allowed.
+        side: Rows and columns that are enough: a JPEG 2000 frame may be decoded at a half, a quarter ... of its
+            resolution as long as so many are left. None decodes every pixel.
 
     Returns:
-        Grey levels in [0, 1], shape (rows, columns).
+        Grey levels in [0, 1], shape (rows, columns), or less where `side` allows it.
 
     Raises:
         ImageError: No pixels, damaged, too large, no such frame, or a syntax that nothing installed decodes.
@@ -54,7 +56,7 @@ def read_dicom(
             header, pixels = read_header(path, name, max_pixels)
             samples = check_header(header, name, max_pixels)
             index = choose_frame(name, frame, frame_count(header))
-            stored = decode_frame(header, pixels, index, name, max_pixels)
+            stored = decode_frame(header, pixels, index, name, max_pixels, side=side)
             if not is_finite(stored):
                 raise ImageError(name, "holds NaN or infinite grey levels")
             if samples == 1 and str(header.PhotometricInterpretation).startswith("MONOCHROME"):

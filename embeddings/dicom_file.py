@@ -22,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from .codestream import JPEG2000_SYNTAXES, codestream_size, decode_reduced
 from .errors import ImageError
 from .images import DEFAULT_MAX_PIXELS, ImageIdentity, check_size, one_line
 from .quiet import quiet
@@ -127,8 +128,13 @@ def frame_count(header: Dataset) -> int:
     return max(1, int(header.get("NumberOfFrames") or 1))
 
 
-def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str, max_pixels: int) -> NDArray[Any]:
-    """Decode one frame to stored values, (h, w) or (h, w, 3) as RGB; say in one sentence why not."""
+def decode_frame(
+    header: Dataset, pixels: Path | Dataset, index: int, name: str, max_pixels: int, *, side: int | None = None
+) -> NDArray[Any]:
+    """Decode one frame to stored values, (h, w) or (h, w, 3) as RGB; say in one sentence why not.
+
+    With `side` a JPEG 2000 frame may come at lower resolution, see `read_dicom`.
+    """
     syntax = UID(header.file_meta.TransferSyntaxUID)
     try:
         decoder = get_decoder(syntax)
@@ -140,7 +146,11 @@ def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str,
             name, f"its transfer syntax ({syntax.name}) needs a decoder that is not installed: pip install {package}"
         )
     if isinstance(pixels, Path) and syntax.is_encapsulated:
-        _check_codestream(header, pixels, index, name, max_pixels)
+        codestream = _checked_codestream(header, pixels, index, name)
+        if side is not None and codestream is not None and syntax in JPEG2000_SYNTAXES:
+            reduced = decode_reduced(codestream, header, side)
+            if reduced is not None:
+                return reduced
     try:
         if isinstance(pixels, Path):
             return pixel_array(pixels, index=index, transfer_syntax_uid=syntax)
@@ -157,12 +167,16 @@ def decode_frame(header: Dataset, pixels: Path | Dataset, index: int, name: str,
         raise ImageError(name, f"its pixel data are truncated or damaged ({one_line(error)})") from error
 
 
-def _check_codestream(header: Dataset, path: Path, index: int, name: str, max_pixels: int) -> None:
-    """Refuse a compressed frame whose own header claims more pixels than the DICOM header: decoders believe it."""
+def _checked_codestream(header: Dataset, path: Path, index: int, name: str) -> bytes | None:
+    """Return a compressed frame, None where there is none.
+
+    Raises:
+        ImageError: Its own header claims more pixels than the DICOM header: decoders believe it.
+    """
     with path.open("rb") as stream:
         pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         if stream.read(4) != b"\xe0\x7f\x10\x00":
-            return  # no pixel data: the decoder says so
+            return None  # no pixel data: the decoder says so
         stream.seek(8, 1)  # VR, two reserved bytes and the undefined length
         try:
             offsets = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
@@ -180,27 +194,7 @@ def _check_codestream(header: Dataset, path: Path, index: int, name: str, max_pi
             name,
             f"its compressed frame claims {size[0]} x {size[1]} pixels, its header {header.Rows} x {header.Columns}",
         )
-
-
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Return (rows, columns) claimed by a JPEG, JPEG-LS or JPEG 2000 codestream, or None where it says nothing.
-
-    They are in the frame header SOF (ISO/IEC 10918-1 B.2.2), for JPEG 2000 in SIZ (ISO/IEC 15444-1 A.5.1).
-    """
-    start = data.find(b"\xff\x4f\xff\x51", 0, 512)
-    if start >= 0:
-        right, bottom, left, top = (int.from_bytes(data[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
-        return bottom - top, right - left
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+    return codestream
 
 
 def _uid_name(value: Any, unknown: str) -> str:

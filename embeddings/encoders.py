@@ -101,7 +101,8 @@ class ImageLoader:
 
     def read(self, source: ImageSource) -> NDArray[np.float32]:
         """Return grey levels (h, w) in [0, 1], with no less resolution than `shrink` needs; raises ImageError."""
-        return read_image(source)
+        at_least = self.preprocess.size if self.preprocess.decoding == "fast" else None
+        return read_image(source, at_least=at_least)
 
     def shrink(self, grey: NDArray[np.float32]) -> NDArray[Any]:
         """Bring grey levels (h, w) in [0, 1] to the network's size: uint8 or float32, see `Preprocess.compact`."""

@@ -31,6 +31,10 @@ PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 # Baseline TIFF tags: BitsPerSample and PhotometricInterpretation, whose value 0 means that white is zero.
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
+REDUCTION_MARGIN = 2
+"""Reduced decoding leaves at least this many pixels, in each direction, for every one that is wanted: what is resampled
+then is nearly what it would be of the whole image (benchmarks/decoding.py says how nearly)."""
+
 BLANK = "has the same grey level everywhere: there is nothing to recognise"
 
 
@@ -58,6 +62,7 @@ def read_image(
     frame: int | None = None,
     window: tuple[float, float] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    at_least: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Read one grey image; the type is recognised by content, not by the file's name.
 
@@ -72,6 +77,9 @@ def read_image(
         window: (centre, width) of the grey levels to show, in modality units (Hounsfield units for CT), elsewhere in
             stored values; it replaces the file's own window, with PS3.3's LINEAR_EXACT function.
         max_pixels: Rows x columns allowed in the decoded frame; checked before decoding.
+        at_least: Rows and columns the caller will resize to. JPEG and JPEG 2000 are then decoded at a half, a quarter
+            or an eighth of their resolution where `REDUCTION_MARGIN` times these rows and columns are left, which is
+            many times as fast; None decodes every pixel.
 
     Returns:
         Grey levels in [0, 1], black is 0; shape (h, w), float32.
@@ -87,6 +95,9 @@ def read_image(
     """
     if window is not None and not (len(window) == 2 and all(map(math.isfinite, window)) and window[1] > 0):
         raise ValueError(f"window must be (centre, width) with a width above 0; got {window!r}.")
+    if at_least is not None and not (len(at_least) == 2 and min(at_least) >= 1):
+        raise ValueError(f"at_least must be (rows, columns), each at least 1; got {at_least!r}.")
+    side = None if at_least is None else REDUCTION_MARGIN * max(at_least)
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}.")
     if isinstance(source, np.ndarray):
@@ -98,9 +109,9 @@ def read_image(
         if _is_dicom(opening):
             from .dicom import read_dicom
 
-            image = read_dicom(path, frame=frame, window=window, max_pixels=max_pixels)
+            image = read_dicom(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
         else:
-            image = _from_pillow(path, frame=frame, window=window, max_pixels=max_pixels)
+            image = _from_pillow(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
     if not is_finite(image):
         raise ImageError(name, "holds NaN or infinite grey levels")
     if image.min() == image.max():
@@ -220,7 +231,7 @@ def _from_array(
 
 
 def _from_pillow(
-    path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int
+    path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int, side: int | None
 ) -> NDArray[np.float32]:
     name = str(path)
     try:
@@ -232,6 +243,8 @@ def _from_pillow(
             if count > 1:
                 image.seek(index)
                 check_size(name, image.height, image.width, max_pixels)
+            elif side is not None:  # JPEG leaves out the fine detail while it decodes, and colour; others ignore this
+                image.draft("L", (side, side))
             _turn_upright(image)
             stored, top = _grey_values(image)
     except ImageError:

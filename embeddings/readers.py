@@ -19,7 +19,11 @@ from .encoders import BaseEncoder, ImageLoader
 try:
     from .image_warnings import image_warnings
 except ImportError:
-    def image_warnings(grey, metadata): return ()
+
+    def image_warnings(grey, metadata):
+        return ()
+
+
 from .images import ImageIdentity, image_identity, read_image
 
 if TYPE_CHECKING:

@@ -99,7 +99,8 @@ def _decode(
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp], tuple[tuple[str, str], ...]]:
     def one(image: ImageSource) -> NDArray[np.uint8] | ImageError:
         try:
-            return np.rint(form.resize(read_image(image)) * 255).astype(np.uint8)
+            grey = read_image(image, at_least=form.size if form.decoding == "fast" else None)
+            return np.rint(form.resize(grey) * 255).astype(np.uint8)
         except ImageError as error:
             return error
 
