@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .backbone_names import BACKBONES
     from .backbones import build_backbone
     from .classical import HogEncoder, PixelEncoder
-    from .encoders import Encoder, load_encoder
+    from .encoders import Encoder, ImageLoader, load_encoder
     from .errors import (
         ArchiveCorrupt,
         ArchiveError,
@@ -55,6 +55,7 @@ _HOMES = {
     "HogEncoder": "classical",
     "ImageError": "errors",
     "ImageIdentity": "images",
+    "ImageLoader": "encoders",
     "ImageSource": "images",
     "Index": "index",
     "IngestReport": "ingest",
@@ -105,6 +106,7 @@ __all__ = [
     "HogEncoder",
     "ImageError",
     "ImageIdentity",
+    "ImageLoader",
     "ImageSource",
     "Index",
     "IngestReport",

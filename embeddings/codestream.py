@@ -88,8 +88,9 @@ def decode_reduced(codestream: bytes, header: Dataset, side: int) -> NDArray[Any
     if times == 0 or signed or bits > 16:
         return None
     try:
-        with Image.open(BytesIO(codestream), formats=("JPEG2000",)) as image:
-            image.reduce = times  # type: ignore[attr-defined]  # an attribute of this format's images
+        opened: Any = Image.open(BytesIO(codestream), formats=("JPEG2000",))
+        with opened as image:
+            image.reduce = times  # in this format not the method of other images
             image.load()
             values = np.asarray(image)
     except MemoryError:

@@ -25,7 +25,7 @@ class _Damaged(ValueError):
 
 def read_dicom(
     path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int, side: int | None = None
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Read one frame of a DICOM file as it is meant to be seen.
 
     1. Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1); those of the frame's functional group come first.
@@ -41,11 +41,11 @@ def read_dicom(
         frame: Index from 0; None takes the middle frame, n // 2.
         window: (centre, width) in modality units instead of the file's own VOI (function LINEAR_EXACT).
         max_pixels: Rows x columns allowed.
-        side: Rows and columns that are enough: a JPEG 2000 frame may be decoded at a half, a quarter ... of its
-            resolution as long as so many are left. None decodes every pixel.
+        side: Rows and columns that will be resized to: a JPEG 2000 frame may be decoded at a half, a quarter ... of its
+            resolution, see `images.read_reduced`. None decodes every pixel.
 
     Returns:
-        Grey levels in [0, 1], shape (rows, columns), or less where `side` allows it.
+        Grey levels in [0, 1], shape (rows, columns), or less where `side` allows it; and (rows, columns).
 
     Raises:
         ImageError: No pixels, damaged, too large, no such frame, or a syntax that nothing installed decodes.
@@ -60,8 +60,10 @@ def read_dicom(
             if not is_finite(stored):
                 raise ImageError(name, "holds NaN or infinite grey levels")
             if samples == 1 and str(header.PhotometricInterpretation).startswith("MONOCHROME"):
-                return _show_monochrome(stored, header, index, window)
-            return _show_colour(stored, header, window)
+                grey = _show_monochrome(stored, header, index, window)
+            else:
+                grey = _show_colour(stored, header, window)
+            return grey, (int(header.Rows), int(header.Columns))
         except ImageError:
             raise
         except MemoryError as error:

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from .codestream import JPEG2000_SYNTAXES, codestream_size, decode_reduced
 from .errors import ImageError
-from .images import DEFAULT_MAX_PIXELS, ImageIdentity, check_size, one_line
+from .images import DEFAULT_MAX_PIXELS, JPEG2000_MARGIN, ImageIdentity, check_size, one_line
 from .quiet import quiet
 
 # Header fields kept beside a vector, and the metadata key of each: what one filters by; no names or dates of birth.
@@ -148,7 +148,7 @@ def decode_frame(
     if isinstance(pixels, Path) and syntax.is_encapsulated:
         codestream = _checked_codestream(header, pixels, index, name)
         if side is not None and codestream is not None and syntax in JPEG2000_SYNTAXES:
-            reduced = decode_reduced(codestream, header, side)
+            reduced = decode_reduced(codestream, header, JPEG2000_MARGIN * side)
             if reduced is not None:
                 return reduced
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EncoderError, UnknownEncoder
-from .images import ImageSource, read_image
+from .images import ImageSource, read_reduced
 from .preprocess import Preprocess
 from .similarity import SimilarityHead
 from .source_statistics import SourceStatistics
@@ -99,14 +99,17 @@ class ImageLoader:
 
     preprocess: Preprocess
 
-    def read(self, source: ImageSource) -> NDArray[np.float32]:
-        """Return grey levels (h, w) in [0, 1], with no less resolution than `shrink` needs; raises ImageError."""
-        at_least = self.preprocess.size if self.preprocess.decoding == "fast" else None
-        return read_image(source, at_least=at_least)
+    def read(self, source: ImageSource) -> tuple[NDArray[np.float32], tuple[int, int]]:
+        """Return grey levels in [0, 1], with no more resolution than `shrink` needs where the format can, and (h, w).
 
-    def shrink(self, grey: NDArray[np.float32]) -> NDArray[Any]:
-        """Bring grey levels (h, w) in [0, 1] to the network's size: uint8 or float32, see `Preprocess.compact`."""
-        return self.preprocess.compact(grey)
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return read_reduced(source, self.preprocess.size if self.preprocess.decoding == "fast" else None)
+
+    def shrink(self, grey: NDArray[np.float32], shape: tuple[int, int] | None = None) -> NDArray[Any]:
+        """Bring what `read` returned to the network's size: uint8 or float32, see `Preprocess.compact`."""
+        return self.preprocess.compact(grey, shape)
 
     def expand(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Turn n shrunk images into what the network sees, (n, C, H, W)."""
@@ -114,7 +117,7 @@ class ImageLoader:
 
     def __call__(self, source: ImageSource) -> NDArray[np.float32]:
         """Return (C, H, W); raises ImageError."""
-        return self.preprocess(self.read(source))
+        return self.expand([self.shrink(*self.read(source))])[0]
 
 
 class BaseEncoder(ABC):

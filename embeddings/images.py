@@ -31,9 +31,12 @@ PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 # Baseline TIFF tags: BitsPerSample and PhotometricInterpretation, whose value 0 means that white is zero.
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
-REDUCTION_MARGIN = 2
+JPEG_MARGIN, JPEG2000_MARGIN = 2, 4
 """Reduced decoding leaves at least this many pixels, in each direction, for every one that is wanted: what is resampled
 then is nearly what it would be of the whole image (benchmarks/decoding.py says how nearly)."""
+
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations (0x0112) in which rows become columns."""
 
 BLANK = "has the same grey level everywhere: there is nothing to recognise"
 
@@ -62,7 +65,6 @@ def read_image(
     frame: int | None = None,
     window: tuple[float, float] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    at_least: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Read one grey image; the type is recognised by content, not by the file's name.
 
@@ -77,9 +79,6 @@ def read_image(
         window: (centre, width) of the grey levels to show, in modality units (Hounsfield units for CT), elsewhere in
             stored values; it replaces the file's own window, with PS3.3's LINEAR_EXACT function.
         max_pixels: Rows x columns allowed in the decoded frame; checked before decoding.
-        at_least: Rows and columns the caller will resize to. JPEG and JPEG 2000 are then decoded at a half, a quarter
-            or an eighth of their resolution where `REDUCTION_MARGIN` times these rows and columns are left, which is
-            many times as fast; None decodes every pixel.
 
     Returns:
         Grey levels in [0, 1], black is 0; shape (h, w), float32.
@@ -93,30 +92,59 @@ def read_image(
         >>> read_image(np.array([[0, 51], [102, 255]], dtype=np.uint8)).tolist()
         [[0.0, 0.20000000298023224], [0.4000000059604645, 1.0]]
     """
+    grey, _ = read_reduced(source, None, frame=frame, window=window, max_pixels=max_pixels)
+    return grey
+
+
+def read_reduced(
+    source: ImageSource,
+    at_least: tuple[int, int] | None,
+    *,
+    frame: int | None = None,
+    window: tuple[float, float] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Read one grey image at no more resolution than is needed, where its format can.
+
+    JPEG is decoded at a half, a quarter or an eighth of its resolution where `JPEG_MARGIN` times the rows and columns
+    asked for are left, grey JPEG 2000 in DICOM likewise with `JPEG2000_MARGIN`. That is many times as fast.
+
+    Args:
+        source: As for `read_image`; so are the other arguments.
+        at_least: Rows and columns the caller will resize to, or None for every pixel.
+
+    Returns:
+        Grey levels in [0, 1], float32, and the rows and columns of the whole image, whose aspect ratio counts.
+
+    Raises:
+        ImageError: As for `read_image`.
+        ValueError: `window`, `max_pixels` or `at_least` make no sense.
+    """
     if window is not None and not (len(window) == 2 and all(map(math.isfinite, window)) and window[1] > 0):
         raise ValueError(f"window must be (centre, width) with a width above 0; got {window!r}.")
     if at_least is not None and not (len(at_least) == 2 and min(at_least) >= 1):
         raise ValueError(f"at_least must be (rows, columns), each at least 1; got {at_least!r}.")
-    side = None if at_least is None else REDUCTION_MARGIN * max(at_least)
+    side = None if at_least is None else max(at_least)
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}.")
     if isinstance(source, np.ndarray):
         name = f"array of shape {source.shape}"
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is refused below
             image = _from_array(source, name, frame=frame, window=window, max_pixels=max_pixels)
+            shape = image.shape[0], image.shape[1]
     else:
         name, path, opening = _open(source)
         if _is_dicom(opening):
             from .dicom import read_dicom
 
-            image = read_dicom(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
+            image, shape = read_dicom(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
         else:
-            image = _from_pillow(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
+            image, shape = _from_pillow(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
     if not is_finite(image):
         raise ImageError(name, "holds NaN or infinite grey levels")
     if image.min() == image.max():
         raise ImageError(name, BLANK)
-    return np.ascontiguousarray(image, dtype=np.float32)
+    return np.ascontiguousarray(image, dtype=np.float32), shape
 
 
 def image_identity(path: str | os.PathLike[str]) -> ImageIdentity:
@@ -232,7 +260,7 @@ def _from_array(
 
 def _from_pillow(
     path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int, side: int | None
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
     name = str(path)
     try:
         with quiet(), Image.open(path, formats=PILLOW_FORMATS) as image:
@@ -243,9 +271,11 @@ def _from_pillow(
             if count > 1:
                 image.seek(index)
                 check_size(name, image.height, image.width, max_pixels)
-            elif side is not None:  # JPEG leaves out the fine detail while it decodes, and colour; others ignore this
-                image.draft("L", (side, side))
-            _turn_upright(image)
+            shape = image.height, image.width
+            if count == 1 and side is not None:  # JPEG leaves out fine detail while it decodes; others ignore this
+                image.draft("L", (JPEG_MARGIN * side, JPEG_MARGIN * side))
+            if _turn_upright(image):
+                shape = shape[1], shape[0]
             stored, top = _grey_values(image)
     except ImageError:
         raise
@@ -258,14 +288,20 @@ def _from_pillow(
         if "truncated" in str(error) or isinstance(error, EOFError):
             raise ImageError(name, "ends early: its image data are truncated") from error
         raise ImageError(name, f"its image data cannot be decoded ({one_line(error)})") from error
-    return _to_unit(stored, top, window)
+    return _to_unit(stored, top, window), shape
 
 
-def _turn_upright(image: Image.Image) -> None:
-    """Decode, and apply the EXIF orientation that viewers apply; a damaged EXIF block counts as none."""
+def _turn_upright(image: Image.Image) -> bool:
+    """Decode, apply the EXIF orientation that viewers apply, and say whether rows became columns.
+
+    A damaged EXIF block counts as none.
+    """
     image.load()
+    turned = False
     with suppress(Exception):
+        turned = image.getexif().get(0x0112) in _TURNED
         ImageOps.exif_transpose(image, in_place=True)
+    return turned
 
 
 def _grey_values(image: Image.Image) -> tuple[NDArray[np.float32], float | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .archive import Archive
 from .database import DATABASE_NAME
-from .ingest_job import IngestJob
+from .ingest_job import FastEncode, IngestJob
 from .ingest_report import IngestReport
 from .inspection import Inspected, Inspector, Unread
 from .progress import watched
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .decoding import DecodingLimits
     from .deidentification import Deidentifier
     from .encoders import Encoder
+    from .precision import Precision
 
 __all__ = ["IngestReport", "embed_archive", "embed_listing"]
 
@@ -51,6 +52,7 @@ def embed_archive(
     workers: int | None = None,
     limits: DecodingLimits | None = None,
     deidentifier: Deidentifier | None = None,
+    precision: Precision = "auto",
     progress: bool | Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Embed images into an archive, made if missing; what is there already is not embedded again.
@@ -76,6 +78,8 @@ def embed_archive(
         limits: What one image may cost a decoding process; by default 512 MB and 20 s of processor time.
         deidentifier: Replaces patients, UIDs, ids, paths and dates by pseudonyms before anything is stored; an archive
             takes one and the same key all its life.
+        precision: "auto" computes in bfloat16 where the machine is faster at it and the first batch's vectors have a
+            cosine of at least 0.999 with those of float32; see `embeddings.precision`.
         progress: True shows a bar on stderr, False none, None if stderr is a terminal; a function gets the report
             so far after every commit.
 
@@ -113,6 +117,7 @@ def embed_archive(
             workers=workers,
             limits=limits,
             deidentifier=deidentifier,
+            precision=precision,
             progress=progress,
         )
 
@@ -126,6 +131,7 @@ def embed_listing(
     workers: int | None = None,
     limits: DecodingLimits | None = None,
     deidentifier: Deidentifier | None = None,
+    precision: Precision = "auto",
     progress: bool | Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Embed what was listed into an open archive of either kind; see `embed_archive`."""
@@ -134,7 +140,7 @@ def embed_listing(
     with ExitStack() as stack:
         reader, threads = stack.enter_context(reader_for(encoder, processes, limits))
         inspector = Inspector(archive.store, reader, deidentifier)
-        job = IngestJob(archive, inspector, reader, encoder.encode_loaded, total=total)
+        job = IngestJob(archive, inspector, reader, FastEncode(encoder, precision), total=total)
         show = stack.enter_context(watched(progress, total))
         files = stack.enter_context(closing(_inspected(listing.records, inspector, threads, 2 * batch_size)))
         for batch in _batches(files, batch_size):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,39 @@ from .archive import Archive
 from .errors import EncoderError, ImageError
 from .ingest_report import IngestReport
 from .inspection import Inspected, Inspector, holder_of, refuse, renew, same_pixels, settle
+from .precision import Precision, faster
 from .readers import Reader
 from .sources import Repeat
 from .store import NewRows, Outcome
 
-Encode = Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]]
-"""From n loaded images to vectors (n, d)."""
+if TYPE_CHECKING:
+    from .encoders import Encoder
+
+
+class FastEncode:
+    """From loaded images to vectors, by the fastest way that the first batch proves to be right."""
+
+    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+        """Remember the encoder; what is fastest is found out with the first batch."""
+        self._encoder = encoder
+        self._precision: Precision = precision
+        self._way: Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]] | None = None
+        self.said = ""
+
+    def __call__(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return vectors (n, d)."""
+        if self._way is None:
+            self._way, report = faster(self._encoder, images, precision=self._precision)
+            self.said = str(report)
+        return self._way(images)
 
 
 class IngestJob:
     """What became of the files so far, and how the next batch is stored."""
 
-    def __init__(self, archive: Archive, inspector: Inspector, reader: Reader, encode: Encode, *, total: int) -> None:
+    def __init__(
+        self, archive: Archive, inspector: Inspector, reader: Reader, encode: FastEncode, *, total: int
+    ) -> None:
         """Start the clock.
 
         Args:
@@ -48,7 +70,6 @@ class IngestJob:
         self._duplicates: list[tuple[str, str]] = []
         self._warnings: Counter[str] = Counter()
         self._replaced: set[str] = set()
-        self.precision = ""
 
     def report(self) -> IngestReport:
         """Return the counts so far."""
@@ -60,7 +81,7 @@ class IngestJob:
             total=self._total,
             seconds=time.monotonic() - self._started,
             warnings=dict(sorted(self._warnings.items())),
-            precision=self.precision,
+            precision=self._encode_loaded.said,
         )
 
     def commit(self, batch: list[Inspected]) -> None:

@@ -80,11 +80,13 @@ class Preprocess:
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
-    def resize(self, image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def resize(self, image: NDArray[np.floating[Any]], shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Bring one grey image to `size`: contrast first, then antialiased resampling, then the fit.
 
         Args:
             image: Grey levels in [0, 1], shape (h, w).
+            shape: Rows and columns of the whole image where `image` was decoded at less, whose rounding would else
+                change the aspect ratio.
 
         Returns:
             Grey levels in [0, 1], shape `size`.
@@ -96,9 +98,10 @@ class Preprocess:
         height, width = self.size
         if self.fit == "stretch":
             return _resample(grey, height, width)
-        scales = height / grey.shape[0], width / grey.shape[1]
+        sides = grey.shape if shape is None else shape
+        scales = height / sides[0], width / sides[1]
         scale = min(scales) if self.fit == "pad" else max(scales)
-        inner = [max(1, round(side * scale)) for side in grey.shape]
+        inner = [max(1, round(side * scale)) for side in sides]
         if self.fit == "crop":  # rounding must not leave the result a pixel short
             inner = [max(inner[0], height), max(inner[1], width)]
             resized = _resample(grey, *inner)
@@ -110,13 +113,17 @@ class Preprocess:
         canvas[top : top + inner[0], left : left + inner[1]] = _resample(grey, *inner)
         return canvas
 
-    def compact(self, image: NDArray[np.floating[Any]]) -> NDArray[Any]:
+    def compact(self, image: NDArray[np.floating[Any]], shape: tuple[int, int] | None = None) -> NDArray[Any]:
         """Bring one grey image (h, w) in [0, 1] to `size`, as it is kept until it is normalised.
+
+        Args:
+            image: As for `resize`.
+            shape: As for `resize`.
 
         Returns:
             Shape `size`: uint8 in 0..255 for "fast" decoding, float32 in [0, 1] for "full".
         """
-        resized = self.resize(image)
+        resized = self.resize(image, shape)
         if self.decoding == "full":
             return resized
         resized *= np.float32(255.0)

@@ -74,8 +74,8 @@ def load_image(loader: Loader, path: Path, metadata: Mapping[str, Any]) -> dict[
     """Read one image with an encoder's loader, and look for what a person should know of it."""
     if not isinstance(loader, ImageLoader):
         return {"image": loader(path), "warnings": []}
-    grey = loader.read(path)
-    return {"image": loader.shrink(grey), "warnings": list(image_warnings(grey, metadata))}
+    grey, shape = loader.read(path)
+    return {"image": loader.shrink(grey, shape), "warnings": list(image_warnings(grey, metadata))}
 
 
 def shows_the_same(first: Path, second: Path) -> bool:

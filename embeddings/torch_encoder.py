@@ -151,8 +151,7 @@ class TorchEncoder(BaseEncoder):
         was_training = self.network.training
         self.network.eval()
         try:
-            with torch.inference_mode():
-                vectors = self.network(torch.from_numpy(images).to(self.device))
+            vectors = self.run(self.network, torch.from_numpy(images).to(self.device))
         finally:
             self.network.train(was_training)
         if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != len(images):
@@ -162,6 +161,12 @@ class TorchEncoder(BaseEncoder):
             )
         rows: NDArray[np.float32] = vectors.float().cpu().numpy()
         return rows
+
+    def run(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Send images (n, C, H, W) through the network, or a copy of it in another precision: (n, d)."""
+        with torch.inference_mode():
+            vectors: torch.Tensor = network(images)
+        return vectors
 
     def _take_fingerprint(self) -> str:
         network = self.backbone_config or {

@@ -100,18 +100,22 @@ class TransformersEncoder(BaseEncoder):
 
     def _forward(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        model: Any = self.network
+        rows: NDArray[np.float32] = self.run(self.network, pixels).float().cpu().numpy()
+        return rows
+
+    def run(self, network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        """Send processed images (n, C, H, W) through the model, or a copy of it in another precision: (n, d)."""
+        model: Any = network
         with torch.inference_mode():
             if self.pooling == "image_features":
                 output = model.get_image_features(pixel_values=pixels)
-                vectors = output if isinstance(output, torch.Tensor) else output.pooler_output
+                vectors: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
             elif self.pooling == "pooler":
                 vectors = model(pixel_values=pixels).pooler_output.flatten(1)
             else:
                 tokens = model(pixel_values=pixels).last_hidden_state
                 vectors = _mean_of_patches(tokens, pixels.shape[-2:], getattr(model.config, "patch_size", None))
-        rows: NDArray[np.float32] = vectors.float().cpu().numpy()
-        return rows
+        return vectors
 
 
 def _mean_of_patches(tokens: torch.Tensor, size: Sequence[int], patch: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import ImageError, Preprocess, read_image
+from embeddings import ImageError, ImageLoader, Preprocess
 
 from .training_config import TrainingConfig, TrainingError
 
@@ -99,8 +99,8 @@ def _decode(
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp], tuple[tuple[str, str], ...]]:
     def one(image: ImageSource) -> NDArray[np.uint8] | ImageError:
         try:
-            grey = read_image(image, at_least=form.size if form.decoding == "fast" else None)
-            return np.rint(form.resize(grey) * 255).astype(np.uint8)
+            grey, shape = ImageLoader(form).read(image)
+            return np.rint(form.resize(grey, shape) * 255).astype(np.uint8)
         except ImageError as error:
             return error
 
