@@ -16,7 +16,7 @@ from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked, StorageFull
 DATABASE_NAME = "archive.sqlite"
 """The truth, below the archive's folder."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Format this library writes. Older ones are migrated on opening, newer ones refused."""
 
 BUSY_MILLISECONDS = 30_000
@@ -29,7 +29,9 @@ CREATE TABLE segments (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     sha256 TEXT NOT NULL,
-    rows INTEGER NOT NULL
+    rows INTEGER NOT NULL,
+    live INTEGER NOT NULL,
+    changed INTEGER NOT NULL
 );
 CREATE TABLE rows (
     id TEXT PRIMARY KEY,
@@ -63,8 +65,9 @@ CREATE TABLE quarantine (
     at TEXT NOT NULL
 ) WITHOUT ROWID;
 """
-"""Format 2. `archive` holds format, version, dim, the encoder, the kind (since format 2), and `digest`: number of rows
-and XOR of their CRCs."""
+"""Format 3. `archive` holds format, version, dim, the encoder, the kind (since format 2), and `digest`: number of rows
+and XOR of their CRCs. Of a segment it is known (since format 3) how many of its rows are live, and the version in which
+that changed last."""
 
 
 def facts_crc(facts: dict[str, str]) -> str:
@@ -82,7 +85,15 @@ def _note_kind(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE archive SET value = ? WHERE key = 'crc'", (facts_crc(known),))
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _note_kind}
+def _count_live(connection: sqlite3.Connection) -> None:
+    """From format 2 to 3: how many rows of each segment are live, and since when."""
+    version = int(facts(connection)["version"])
+    connection.execute("ALTER TABLE segments ADD COLUMN live INTEGER NOT NULL DEFAULT 0")
+    connection.execute(f"ALTER TABLE segments ADD COLUMN changed INTEGER NOT NULL DEFAULT {version}")
+    connection.execute("UPDATE segments SET live = (SELECT count(*) FROM rows WHERE rows.segment = segments.key)")
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _note_kind, 2: _count_live}
 """Format -> the step that lifts an archive of that format to the next one, inside one transaction."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}

@@ -8,7 +8,7 @@ rows searched, and on nothing else: not on batch mates, nor on rows that were re
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .archive import Archive
+from .large_search import LargeSearch, Selection
+from .quantised import import_faiss
 from .snapshot import Snapshot
+from .view import condition_of
 
 Metric = Literal["cosine", "euclidean", "dot"]
 """What similarity is: the cosine (0 for a zero vector), minus the Euclidean distance, or the dot product."""
@@ -26,6 +29,9 @@ SPARE = 16
 
 BLOCK_VALUES = 1 << 22
 """Float64 values scored at once, which bounds the memory of a search (32 MiB)."""
+
+LARGE_ROWS = 2048
+"""Archives above this many rows are searched from disk, version by version, instead of from a snapshot in memory."""
 
 _UNIT = 2.0**-24
 
@@ -38,15 +44,23 @@ class SearchResult:
         ids: Per query the ids, most similar first; equal similarities in order of id.
         similarities: float32 (m, k'), larger is closer; k' = min(k, rows searched).
         version: The archive's version that was searched.
+        exact: Whether every answer is proven to be the exact one; always so but for whole archives above 20,000 rows
+            with very many rows of nearly the same similarity.
     """
 
     ids: list[list[str]]
     similarities: NDArray[np.float32]
     version: int
+    exact: bool = True
 
 
 class Index:
-    """Exact search over a snapshot, or over an archive's newest version whatever it is at each search."""
+    """Search over a snapshot, or over an archive's newest version whatever it is at each search.
+
+    Snapshots and small archives are searched exactly in float32. Larger archives are searched by the cosine from
+    8-bit codes kept beside them, and ranked by the stored float32 vectors, see `embeddings.large_search`; selections of
+    their rows are searched exactly.
+    """
 
     def __init__(self, source: Snapshot | Archive, *, metric: Metric = "cosine") -> None:
         """Choose what to search and how.
@@ -63,43 +77,123 @@ class Index:
         self.metric: Metric = metric
         self._source = source
         self._current: _Rows | None = None
+        self._large = LargeSearch(source.store) if isinstance(source, Archive) and metric == "cosine" else None
 
     def __len__(self) -> int:
         """Return the number of rows a search would see now."""
-        return len(self._snapshot())
+        return len(self._snapshot()) if self._large is None else self._large.count()
 
     def _snapshot(self) -> Snapshot:
         return self._source if isinstance(self._source, Snapshot) else self._source.snapshot()
 
-    def search(self, queries: ArrayLike, k: int, *, among: Collection[str] | None = None) -> SearchResult:
-        """Find the k most similar rows of each query, exactly.
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        among: Collection[str] | Selection | None = None,
+        where: Mapping[str, object] | None = None,
+    ) -> SearchResult:
+        """Find the k most similar rows of each query.
 
         Args:
             queries: float rows (m, d), from the encoder that made the archive.
             k: Neighbours wanted; fewer come back only where fewer rows are searched.
-            among: Ids to search; ids that are not stored are passed over. All by default.
+            among: Ids to search, or what `select` returned; ids that are not stored are passed over. All by default.
+            where: Metadata key -> the value, or the list of values, that rows to search have. All by default.
 
         Raises:
             ValueError: Queries of another dimension or shape, not finite, or k below 1.
             ImportError: FAISS is not installed.
         """
+        if k < 1:
+            raise ValueError(f"The number of neighbours k must be at least 1; got {k}.")
+        chosen = self._chosen(among, where)
+        if self._large is not None and self._large.count() > LARGE_ROWS:
+            import_faiss()
+            found = self._large.search(_checked(queries, self._dim), k, chosen)
+            width = max(map(len, found.ids), default=0)
+            similarities = np.asarray(found.similarities, dtype=np.float32).reshape(len(found.ids), width)
+            return SearchResult(found.ids, similarities, found.version, found.exact)
         held = self._snapshot()
         rows = self._current
         if rows is None or rows.snapshot is not held:
             rows = _Rows(held, np.arange(len(held)), self.metric)
             self._current = rows
         asked = _checked(queries, held.dim)
-        if k < 1:
-            raise ValueError(f"The number of neighbours k must be at least 1; got {k}.")
-        if among is not None:
-            subset = sorted({held.positions[identity] for identity in among if identity in held.positions})
-            rows = _Rows(held, np.asarray(subset, dtype=np.int64), self.metric)
+        if chosen is not None:
+            rows = _Rows(held, _chosen_rows(held, chosen), self.metric)
         order, scores = rows.nearest(asked, min(k, len(rows.which)))
         return SearchResult(
             ids=[[held.ids[row] for row in line] for line in order],
             similarities=scores.astype(np.float32),
             version=held.version,
         )
+
+    @property
+    def _dim(self) -> int:
+        return self._source.dim
+
+    def select(self, *, ids: Collection[str] | None = None, where: Mapping[str, object] | None = None) -> Selection:
+        """Name rows to search among again and again: they are looked up once per version of the archive.
+
+        Args:
+            ids: Ids; those that are not stored are passed over.
+            where: Metadata key -> value or list of values; with `ids`, both must hold.
+        """
+        if ids is None and where is None:
+            raise ValueError("A selection needs ids or a condition on metadata.")
+        if isinstance(ids, str):
+            ids = [ids]
+        return Selection(None if ids is None else frozenset(ids), None if where is None else dict(where))
+
+    def _chosen(
+        self, among: Collection[str] | Selection | None, where: Mapping[str, object] | None
+    ) -> Selection | None:
+        if isinstance(among, Selection):
+            if where is not None:
+                raise ValueError("Give `where` when the selection is made, or here with ids, not beside a selection.")
+            return among
+        return None if among is None and where is None else self.select(ids=among, where=where)
+
+    def measure_recall(self, *, k: int = 10, queries: int = 64, seed: int = 0) -> float:
+        """Return the share of the true k nearest rows that a search finds, measured on rows of the archive itself.
+
+        Args:
+            k: Neighbours.
+            queries: Rows drawn as queries, with a little noise so that they are not their own answer only.
+            seed: Of the draw.
+        """
+        held = self._snapshot()
+        if not len(held):
+            return 1.0
+        rng = np.random.default_rng(seed)
+        rows = held.vectors[rng.choice(len(held), min(queries, len(held)), replace=False)]
+        noise = rng.normal(0, 0.05, rows.shape) * np.linalg.norm(rows, axis=1, keepdims=True) / np.sqrt(held.dim)
+        asked = (rows + noise).astype(np.float32)
+        truth = Index(held, metric=self.metric).search(asked, k).ids
+        found = self.search(asked, k).ids
+        return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(truth, found, strict=True)]))
+
+
+def _chosen_rows(held: Snapshot, chosen: Selection) -> NDArray[np.int64]:
+    """Return the rows of a snapshot that a selection names."""
+    rows: set[int] | range = range(len(held))
+    if chosen.ids is not None:
+        rows = {held.positions[identity] for identity in chosen.ids if identity in held.positions}
+    if chosen.where is not None:
+        condition_of(chosen.where)  # the same values are refused as for a large archive
+        wanted = {
+            key: set(value) if isinstance(value, list | tuple | set | frozenset) else {value}
+            for key, value in chosen.where.items()
+        }
+        facts = held.metadata
+        rows = {row for row in rows if all(_plain(facts[row].get(key)) in wanted[key] for key in wanted)}
+    return np.asarray(sorted(rows), dtype=np.int64)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) else None
 
 
 def _checked(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
@@ -214,12 +308,7 @@ def _normalised(vectors: NDArray[np.float32], norms: NDArray[np.float64]) -> NDA
 
 
 def _flat(vectors: NDArray[np.float32], norms: NDArray[np.float64], metric: Metric) -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise ImportError(
-            "Search needs FAISS, which is not installed: pip install radshot[cpu] (or radshot[gpu], never both)."
-        ) from None
+    faiss = import_faiss()
     flat = faiss.IndexFlatL2(vectors.shape[1]) if metric == "euclidean" else faiss.IndexFlatIP(vectors.shape[1])
     for part in _blocks(vectors):
         flat.add(_normalised(vectors[part], norms[part]) if metric == "cosine" else vectors[part])

@@ -127,6 +127,7 @@ def _check_rows(store: Store, connection: sqlite3.Connection, segments: list[Seg
     for segment in segments:
         vectors = _check_segment(store, segment, problems)
         query = f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment = ? ORDER BY position"
+        before = count
         for *row, crc in connection.execute(query, (segment.key,)):
             identity, _, position, _, _, _, vector_crc = row
             count += 1
@@ -139,6 +140,8 @@ def _check_rows(store: Store, connection: sqlite3.Connection, segments: list[Seg
                 problems.append(f"The vector of row {identity!r} does not match its checksum.")
             elif vectors is not None and not np.isfinite(vectors[position]).all():
                 problems.append(f"The vector of row {identity!r} is not finite.")
+        if count - before != segment.live:
+            problems.append(f"Segment {segment.name} has {count - before} live rows, its record says {segment.live}.")
     lost = [row[0] for row in connection.execute("SELECT id, segment FROM rows") if row[1] not in known]
     problems += [f"Row {identity!r} points into a segment that is not listed." for identity in lost]
     recorded = connection.execute("SELECT value FROM archive WHERE key = 'digest'").fetchone()

@@ -86,9 +86,9 @@ def faster(
     """Find the fastest way to compute an encoder's vectors that is still right on images like these.
 
     For networks on the CPU: weights in bfloat16, images with their channels last, and memory that stays with the
-    process from batch to batch. On CUDA: bfloat16, channels last, pinned memory. The vectors come back as float32 and have at
-    least a cosine of `LEAST_COSINE` with those of the float32 network for every probe image, or float32 stays. As with
-    float32, an image's vector may differ by rounding between batches of different size.
+    process from batch to batch. On CUDA: bfloat16, channels last, pinned memory. The vectors come back as float32 and
+    have at least a cosine of `LEAST_COSINE` with those of the float32 network for every probe image, or float32 stays.
+    As with float32, an image's vector may differ by rounding between batches of different size.
 
     Args:
         encoder: Any encoder; one that is no torch network is used as it is.

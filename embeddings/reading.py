@@ -52,6 +52,7 @@ class ReadableStore:
         self._connection: sqlite3.Connection | None = None
         self._connection_pid = 0
         self._inherited: list[sqlite3.Connection] = []
+        self._viewers: list[tuple[int, sqlite3.Connection]] = []
         self._closed = False
         self._pinned: Snapshot | None = None
         self._verified: set[str] = set()
@@ -101,12 +102,12 @@ class ReadableStore:
     def _read_facts(self, connection: sqlite3.Connection) -> None:
         facts = database.facts(connection)
         if facts.get("crc") != database.facts_crc(facts):
-            raise self._damaged("its description does not match its checksum")
+            raise self.damaged("its description does not match its checksum")
         size = (self.root / database.DATABASE_NAME).stat().st_size
         if size <= QUICK_CHECK_BYTES:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if answer != "ok":
-                raise self._damaged(f"its own check says {answer!r}")
+                raise self.damaged(f"its own check says {answer!r}")
         self.facts = facts
         self.dim = database.number(self.root, facts, "dim")
 
@@ -119,6 +120,11 @@ class ReadableStore:
                 with suppress(sqlite3.Error):
                     self._connection.close()
             self._connection = None
+            for owner, connection in self._viewers:
+                if owner == os.getpid():
+                    with suppress(sqlite3.Error):
+                        connection.close()
+            self._viewers.clear()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -135,6 +141,31 @@ class ReadableStore:
             yield self._connection
 
     @contextmanager
+    def viewing(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection of the caller's own inside a reading transaction; it waits for no writer and no reader.
+
+        All that is read within the block is of one version.
+        """
+        with translated(self.root):
+            with self._guard:
+                if self._closed:
+                    raise ArchiveError(f"The archive '{self.root}' was closed: open it again.")
+                owner, connection = self._viewers.pop() if self._viewers else (0, None)
+            if connection is None or owner != os.getpid():
+                if connection is not None:
+                    self._inherited.append(connection)
+                connection = database.connect(self.root / database.DATABASE_NAME)
+            try:
+                with transaction(connection, write=False):
+                    yield connection
+            finally:
+                with self._guard:
+                    if self._closed or connection.in_transaction:
+                        connection.close()
+                    else:
+                        self._viewers.append((os.getpid(), connection))
+
+    @contextmanager
     def writing(self, timeout: float | None = None) -> Iterator[None]:
         """Hold the single-writer lock; re-entrant, so that several calls can be made one step."""
         with translated(self.root), self._lock.held(timeout):
@@ -143,9 +174,10 @@ class ReadableStore:
     def version(self) -> int:
         """Return the newest committed version (one indexed look-up)."""
         with self.reading() as connection:
-            return self._version(connection)
+            return self.version_of(connection)
 
-    def _version(self, connection: sqlite3.Connection) -> int:
+    def version_of(self, connection: sqlite3.Connection) -> int:
+        """Return the version a connection sees."""
         row = connection.execute("SELECT value FROM archive WHERE key = 'version'").fetchone()
         return database.number(self.root, {} if row is None else {"version": row[0]}, "version")
 
@@ -159,7 +191,7 @@ class ReadableStore:
             missing: tuple[int, str] | None = None
             for _ in range(READ_ATTEMPTS):
                 with self.reading() as connection, transaction(connection, write=False):
-                    version = self._version(connection)
+                    version = self.version_of(connection)
                     if self._pinned is not None and self._pinned.version == version:
                         return self._pinned
                     try:
@@ -188,17 +220,17 @@ class ReadableStore:
         ):
             identity, segment, position, content_hash, _, text, _ = row
             if row_crc(row) != crc:
-                raise self._damaged(f"row {identity!r} does not match its checksum")
+                raise self.damaged(f"row {identity!r} does not match its checksum")
             if segment not in segments or not 0 <= position < segments[segment].rows:
-                raise self._damaged(f"row {identity!r} points outside the stored vectors")
+                raise self.damaged(f"row {identity!r} points outside the stored vectors")
             digest ^= crc
             ids.append(identity)
             hashes.append(content_hash)
             metadata.append(text)
             places.append(segment << PLACE_BITS | position)
             since.append(row_version)
-        if self._digest(connection) != (len(ids), digest):
-            raise self._damaged("rows are missing or were changed behind its back")
+        if self.digest_of(connection) != (len(ids), digest):
+            raise self.damaged("rows are missing or were changed behind its back")
         place = np.asarray(places, dtype=np.int64)
         vectors = self._gather(place, segments)
         vectors.flags.writeable = False
@@ -239,10 +271,8 @@ class ReadableStore:
     def segments(self, connection: sqlite3.Connection) -> list[Segment]:
         """List the segments of the version the connection sees."""
         return [
-            Segment(key=key, name=name, sha256=sha256, rows=rows)
-            for key, name, sha256, rows in connection.execute(
-                "SELECT key, name, sha256, rows FROM segments ORDER BY key"
-            )
+            Segment(*row)
+            for row in connection.execute("SELECT key, name, sha256, rows, live, changed FROM segments ORDER BY key")
         ]
 
     def lookup(self, column: Literal["id", "hash"], values: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -265,18 +295,20 @@ class ReadableStore:
         if row is None:
             return None
         if zlib.crc32(row[0].encode()) != row[1]:
-            raise self._damaged(f"note {key!r} does not match its checksum")
+            raise self.damaged(f"note {key!r} does not match its checksum")
         return str(row[0])
 
-    def _digest(self, connection: sqlite3.Connection) -> tuple[int, int]:
+    def digest_of(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Return the number of rows and the XOR of their checksums, as recorded."""
         row = connection.execute("SELECT value FROM archive WHERE key = 'digest'").fetchone()
         try:
             count, digest = (int(part) for part in row[0].split())
         except (TypeError, ValueError):
-            raise self._damaged("its digest of rows is unreadable") from None
+            raise self.damaged("its digest of rows is unreadable") from None
         return count, digest
 
-    def _damaged(self, what: str) -> ArchiveCorrupt:
+    def damaged(self, what: str) -> ArchiveCorrupt:
+        """Return the error for a damaged database."""
         return ArchiveCorrupt(
             f"The database '{self.root / database.DATABASE_NAME}' is damaged ({what}): run `radshot verify` and "
             "restore a backup."

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,16 @@ class Segment:
         name: File name below `segments/`.
         sha256: Digest of the whole file, header included.
         rows: Vectors in the file, removed ones included.
+        live: Vectors that a row points at.
+        changed: The version in which that changed last.
     """
 
     key: int
     name: str
     sha256: str
     rows: int
+    live: int = 0
+    changed: int = 0
 
 
 def segment_path(root: Path, name: str) -> Path:
@@ -64,6 +69,49 @@ def segment_path(root: Path, name: str) -> Path:
             f"The archive '{root}' names a segment {name!r}, which no writer made: run `radshot verify`."
         )
     return root / FOLDER / name
+
+
+PART_NAME = re.compile(r"merge-[0-9a-f]{32}\.part")
+"""What a segment is called while a merge writes it, which takes long and holds no lock: no sweep takes it away."""
+
+
+def stream_segment(root: Path, parts: Iterator[NDArray[np.float32]], *, rows: int, dim: int) -> tuple[Path, str]:
+    """Write a segment of many rows in bounded memory, durable but under a name of no segment yet.
+
+    Args:
+        root: The archive's folder.
+        parts: float32 rows (n, d), piece by piece; `rows` in all.
+        rows: How many rows there will be.
+        dim: Numbers per row.
+
+    Returns:
+        The file, which `adopt_segment` makes a segment, and the SHA-256 of its bytes.
+    """
+    path = root / FOLDER / f"merge-{secrets.token_hex(16)}.part"
+    header = HEADER.pack(MAGIC, SEGMENT_FORMAT, dim, rows)
+    digest = hashlib.sha256(header)
+    try:
+        with path.open("xb") as file:
+            file.write(header)
+            for part in parts:
+                piece = np.ascontiguousarray(part, dtype="<f4")
+                digest.update(piece.data)
+                file.write(piece.data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    return path, digest.hexdigest()
+
+
+def adopt_segment(root: Path, path: Path) -> str:
+    """Give a file of `stream_segment` a segment's name, durably; call it under the writer's lock, before the commit."""
+    name = f"seg-{secrets.token_hex(16)}.f32"
+    path.rename(root / FOLDER / name)
+    sync_folder(root / FOLDER)
+    return name
 
 
 def write_segment(root: Path, vectors: NDArray[np.float32]) -> tuple[str, str]:
@@ -129,11 +177,56 @@ def read_segment(root: Path, segment: Segment, *, dim: int, check: bool) -> NDAr
     return rows.reshape(segment.rows, dim)  # (n, d)
 
 
+def map_segment(root: Path, segment: Segment, *, dim: int, check: bool) -> NDArray[np.float32]:
+    """Map a segment's rows into memory: nothing is read but what is looked at.
+
+    Args:
+        root: The archive's folder.
+        segment: What the database says about it.
+        dim: Dimension of the archive's vectors.
+        check: Whether to read it all once and compare its SHA-256 with the recorded one.
+
+    Returns:
+        float32 rows (n, d), read-only.
+
+    Raises:
+        FileNotFoundError: The file is gone; the caller knows whether a newer version explains that.
+        ArchiveCorrupt: The file is not what was written.
+    """
+    path = segment_path(root, segment.name)
+    with path.open("rb") as file:
+        opening = file.read(HEADER.size)
+        size = os.fstat(file.fileno()).st_size
+        digest = None
+        if check:
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    problem = _header_problem(opening, size, segment, dim=dim)
+    if problem is None and digest is not None and digest != segment.sha256:
+        problem = "does not match its recorded SHA-256"
+    if problem is not None:
+        raise ArchiveCorrupt(
+            f"The segment '{path}' {problem}: run `radshot verify` for the extent of it and restore a backup."
+        )
+    if segment.rows == 0:
+        return np.empty((0, dim), dtype=np.float32)
+    rows: NDArray[np.float32] = np.memmap(path, dtype="<f4", mode="r", offset=HEADER.size, shape=(segment.rows, dim))
+    return rows
+
+
 def segment_problem(content: bytes, segment: Segment, *, dim: int, check: bool = True) -> str | None:
     """Say what is wrong with a segment's bytes, or None; the sentence goes on after the file's name."""
-    if len(content) < HEADER.size:
-        return f"is cut short at {len(content)} bytes"
-    magic, version, width, rows = HEADER.unpack_from(content)
+    problem = _header_problem(content[: HEADER.size], len(content), segment, dim=dim)
+    if problem is None and check and hashlib.sha256(content).hexdigest() != segment.sha256:
+        return "does not match its recorded SHA-256"
+    return problem
+
+
+def _header_problem(opening: bytes, size: int, segment: Segment, *, dim: int) -> str | None:
+    """Say what is wrong with a segment's first bytes and its size, or None."""
+    if len(opening) < HEADER.size:
+        return f"is cut short at {len(opening)} bytes"
+    magic, version, width, rows = HEADER.unpack_from(opening)
     if magic != MAGIC:
         return "is no segment of vectors"
     if version != SEGMENT_FORMAT:
@@ -141,11 +234,7 @@ def segment_problem(content: bytes, segment: Segment, *, dim: int, check: bool =
     if (width, rows) != (dim, segment.rows):
         return f"holds {rows} rows of {width} numbers, the database says {segment.rows} of {dim}"
     expected = HEADER.size + 4 * rows * width
-    if len(content) != expected:
-        return f"has {len(content)} bytes instead of {expected}"
-    if check and hashlib.sha256(content).hexdigest() != segment.sha256:
-        return "does not match its recorded SHA-256"
-    return None
+    return None if size == expected else f"has {size} bytes instead of {expected}"
 
 
 def stray_files(root: Path, known: set[str]) -> tuple[list[Path], list[Path]]:

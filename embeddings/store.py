@@ -159,8 +159,8 @@ class Store(ReadableStore):
             self._committing = True
 
     def _insert(self, connection: sqlite3.Connection, segment: Segment, rows: NewRows, taken: list[int]) -> int:
-        key = self._register(connection, segment)
-        version = self._version(connection) + 1
+        version = self.version_of(connection) + 1
+        key = self._register(connection, segment, live=len(taken), version=version)
         digest = 0
         values: list[tuple[Any, ...]] = []
         for position, row in enumerate(taken):
@@ -173,25 +173,29 @@ class Store(ReadableStore):
         connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         return digest
 
-    def _register(self, connection: sqlite3.Connection, segment: Segment) -> int:
+    def _register(self, connection: sqlite3.Connection, segment: Segment, *, live: int, version: int) -> int:
         cursor = connection.execute(
-            "INSERT INTO segments (name, sha256, rows) VALUES (?, ?, ?)", (segment.name, segment.sha256, segment.rows)
+            "INSERT INTO segments (name, sha256, rows, live, changed) VALUES (?, ?, ?, ?, ?)",
+            (segment.name, segment.sha256, segment.rows, live, version),
         )
         return int(cursor.lastrowid or 0)
 
     def _delete(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
         digest = 0
+        version = self.version_of(connection) + 1
         for identity in ids:
-            row = connection.execute("DELETE FROM rows WHERE id = ? RETURNING row_crc", (identity,)).fetchone()
-            digest ^= row[0]
+            query = "DELETE FROM rows WHERE id = ? RETURNING row_crc, segment"
+            crc, segment = connection.execute(query, (identity,)).fetchone()
+            digest ^= crc
+            connection.execute("UPDATE segments SET live = live - 1, changed = ? WHERE key = ?", (version, segment))
             connection.execute("DELETE FROM files WHERE id = ?", (identity,))
             connection.execute("DELETE FROM quarantine WHERE id = ?", (identity,))
         return digest
 
     def _publish(self, connection: sqlite3.Connection, growth: int, digest: int) -> None:
-        count, old = self._digest(connection)
+        count, old = self.digest_of(connection)
         connection.execute("UPDATE archive SET value = ? WHERE key = 'digest'", (f"{count + growth} {old ^ digest}",))
-        version = str(self._version(connection) + 1)
+        version = str(self.version_of(connection) + 1)
         connection.execute("UPDATE archive SET value = ? WHERE key = 'version'", (version,))
 
     def remove(
@@ -237,7 +241,7 @@ class Store(ReadableStore):
         """
         digest = 0
         changed = []
-        version = self._version(connection) + 1
+        version = self.version_of(connection) + 1
         for identity, facts in changes.items():
             query = f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE id = ?"
             found = connection.execute(query, (identity,)).fetchone()
@@ -289,7 +293,8 @@ class Store(ReadableStore):
             with self._segment(vectors) as written, self._change() as connection:
                 digest = 0
                 if written is not None:
-                    key = self._register(connection, written)
+                    version = self.version_of(connection) + 1
+                    key = self._register(connection, written, live=len(rows), version=version)
                     for position, (identity, _, _, *content, crc) in enumerate(rows):
                         moved = row_crc((identity, key, position, *content))
                         digest ^= crc ^ moved

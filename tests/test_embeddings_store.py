@@ -494,30 +494,30 @@ def test_an_older_format_is_lifted_and_a_newer_one_refused(tmp_path: Path, monke
     with make(tmp_path / "x") as archive:
         fill(archive, 0, 2)
         truth = archive.snapshot()
-    monkeypatch.setattr(database, "FORMAT_VERSION", 3)
-    with pytest.raises(ArchiveError, match="has format 2, which no migration of this version reads"):
+    monkeypatch.setattr(database, "FORMAT_VERSION", 4)
+    with pytest.raises(ArchiveError, match="has format 3, which no migration of this version reads"):
         Archive.open(tmp_path / "x")
 
     def breaks(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE files ADD COLUMN half_done TEXT")
         raise sqlite3.IntegrityError("the step fails")
 
-    monkeypatch.setitem(database.MIGRATIONS, 2, breaks)
+    monkeypatch.setitem(database.MIGRATIONS, 3, breaks)
     with pytest.raises(ArchiveError, match="refused: the step fails"):
         Archive.open(tmp_path / "x")
     monkeypatch.setitem(
-        database.MIGRATIONS, 2, lambda connection: connection.execute("ALTER TABLE files ADD COLUMN stage TEXT")
+        database.MIGRATIONS, 3, lambda connection: connection.execute("ALTER TABLE files ADD COLUMN stage TEXT")
     )
     with Archive.open(tmp_path / "x") as archive:
         assert archive.snapshot().ids == truth.ids
         assert archive.vectors.tobytes() == truth.vectors.tobytes()
-        assert archive.stats()["format"] == 3
+        assert archive.stats()["format"] == 4
         with archive.store.reading() as connection:
             assert [row[1] for row in connection.execute("PRAGMA table_info(files)")][-1] == "stage"
-            assert [row[0] for row in connection.execute("SELECT to_format FROM migrations")] == [3]
+            assert [row[0] for row in connection.execute("SELECT to_format FROM migrations")] == [4]
     monkeypatch.undo()
     with pytest.raises(
-        ArchiveError, match="has format 3, written by a newer radshot; this one reads up to format 2: upgrade"
+        ArchiveError, match="has format 4, written by a newer radshot; this one reads up to format 3: upgrade"
     ):
         Archive.open(tmp_path / "x")
 
@@ -539,13 +539,41 @@ def test_a_store_of_format_1_learns_its_kind_once(tmp_path: Path, metadata: list
             connection.execute("DELETE FROM archive WHERE key = 'kind'")
             old = database.facts_crc(database.facts(connection))
             connection.execute("UPDATE archive SET value = ? WHERE key = 'crc'", (old,))
+            for column in ("live", "changed"):
+                connection.execute(f"ALTER TABLE segments DROP COLUMN {column}")
             connection.execute("UPDATE archive SET value = '1' WHERE key = 'format'")
     with Archive.open(tmp_path / "x") as archive:
         assert (archive.kind, archive.ids) == (kind, ids)
+        assert archive.stats()["format"] == 3
         if ids:
             archive.remove(ids=ids, purge=True)
     with Archive.open(tmp_path / "x") as archive:
         assert (archive.kind, archive.verify().ok) == (kind, True)
+
+
+def test_a_store_of_format_2_learns_how_many_rows_are_live(tmp_path: Path) -> None:
+    with make(tmp_path / "x") as archive:
+        archive.add(["a", "b", "c"], np.eye(3, DIM, dtype=np.float32))
+        archive.remove(ids=["b"])
+        archive.add(["d"], np.ones((1, DIM), dtype=np.float32))
+        with archive.store.reading() as connection:
+            for column in ("live", "changed"):
+                connection.execute(f"ALTER TABLE segments DROP COLUMN {column}")
+            connection.execute("UPDATE archive SET value = '2' WHERE key = 'format'")
+    with Archive.open(tmp_path / "x") as archive:
+        with archive.store.reading() as connection:
+            assert [(one.rows, one.live) for one in archive.store.segments(connection)] == [(3, 2), (1, 1)]
+        assert archive.ids == ["a", "c", "d"]
+        assert archive.verify().ok
+
+
+def test_a_wrong_count_of_live_rows_is_found(tmp_path: Path) -> None:
+    with make(tmp_path / "x") as archive:
+        archive.add(["a", "b"], np.eye(2, DIM, dtype=np.float32))
+        with archive.store.reading() as connection:
+            connection.execute("UPDATE segments SET live = 1")
+        (problem,) = archive.verify().problems
+        assert "has 2 live rows, its record says 1" in problem
 
 
 def test_a_creation_cut_short_is_no_archive_and_can_be_repeated(tmp_path: Path) -> None:

@@ -1,0 +1,276 @@
+"""Search of an archive of any size by the cosine: 8-bit codes propose, float64 decides, one version per answer.
+
+Each answer is found inside one reading transaction, so it is of one version and waits for no writer. Candidates are
+ranked by their stored float32 vectors, each verified by its checksum, and their number grows until a bound on what
+quantising can hide proves that no other row belongs to the answer; over a selection of rows it always does, over a
+whole archive up to `WIDEST` candidates.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArchiveCorrupt
+from .quantised import normalised
+from .reading import PARAMETERS, READ_ATTEMPTS
+from .view import Part, View, Viewer, places_where, row_at, selecting
+
+if TYPE_CHECKING:
+    from .reading import ReadableStore
+
+SPARE = 64
+"""Candidates ranked beyond k; four times as many where those do not suffice."""
+
+WIDEST = 4096
+"""Candidates per query over a whole archive, at most: beyond these the answer is given unproven."""
+
+QUERIES_AT_ONCE = 64
+"""Queries searched together; it bounds the memory of a search."""
+
+SMALL_SELECTION = 4096
+"""Selections up to this many rows are scored one by one, without codes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Rows to search among, by id or by metadata, looked up once per version of the archive.
+
+    Attributes:
+        ids: The ids, or None.
+        where: Metadata key -> value or values, or None.
+    """
+
+    ids: frozenset[str] | None = None
+    where: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Neighbours of m queries.
+
+    Attributes:
+        ids: Per query the ids.
+        similarities: Per query float64 cosines, descending.
+        version: The version searched.
+        exact: Whether every answer is proven to be the exact one.
+    """
+
+    ids: list[list[str]]
+    similarities: list[NDArray[np.float64]]
+    version: int
+    exact: bool
+
+
+class LargeSearch:
+    """Searches an archive's newest version; safe to use from several threads."""
+
+    def __init__(self, store: ReadableStore) -> None:
+        """Take the store; nothing is read before the first search."""
+        self._store = store
+        self._viewer = Viewer(store)
+        self._guard = threading.Lock()
+        self._selected: tuple[Selection, View, tuple[Part, ...]] | None = None
+
+    def search(self, queries: NDArray[np.float32], k: int, among: Selection | None = None) -> Found:
+        """Find the k rows of largest cosine for each query (m, d).
+
+        Raises:
+            ArchiveCorrupt: A row or a segment is not what was written.
+        """
+        for _ in range(READ_ATTEMPTS):
+            try:
+                with self._store.viewing() as connection:
+                    return self._search(connection, queries, k, among)
+            except FileNotFoundError as error:  # merged away after the transaction began: the next version has it
+                missing = error.filename
+        raise ArchiveCorrupt(
+            f"The segment '{missing}' is missing: run `radshot verify` for the extent of it and restore a backup."
+        )
+
+    def _search(
+        self, connection: sqlite3.Connection, queries: NDArray[np.float32], k: int, among: Selection | None
+    ) -> Found:
+        with self._guard:
+            view = self._viewer.view(connection)
+            parts = view.parts if among is None else self._select(connection, view, among)
+        count = sum(part.count for part in parts)
+        wanted = min(k, count)
+        ids: list[list[str]] = []
+        similarities: list[NDArray[np.float64]] = []
+        exact = True
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            batch = _Batch(self._store, connection, parts, count, queries[start : start + QUERIES_AT_ONCE], wanted)
+            for names, scores, proven in batch.answers(whole=among is None):
+                ids.append(names)
+                similarities.append(scores)
+                exact = exact and proven
+        return Found(ids, similarities, view.version, exact)
+
+    def count(self) -> int:
+        """Return the number of live rows."""
+        with self._store.viewing() as connection:
+            return self._store.digest_of(connection)[0]
+
+    def _select(self, connection: sqlite3.Connection, view: View, among: Selection) -> tuple[Part, ...]:
+        """Return the view's parts with only the selected rows live."""
+        held = self._selected
+        if held is not None and held[0] is among and held[1] is view:
+            return held[2]
+        places = places_where(connection, among.where) if among.where is not None else []
+        if among.ids is not None:
+            named = _places_of(connection, among.ids)
+            places = named if among.where is None else list(set(named) & set(places))
+        where = np.asarray(places, dtype=np.int64).reshape(-1, 2)
+        parts = []
+        for part in view.parts:
+            chosen = where[where[:, 0] == part.segment.key, 1]
+            if len(chosen):
+                live = np.zeros(part.segment.rows, dtype=np.bool_)
+                live[chosen] = True
+                parts.append(Part(part.segment, part.material, live, int(live.sum()), selecting(live)))
+        self._selected = (among, view, tuple(parts))
+        return self._selected[2]
+
+
+def _places_of(connection: sqlite3.Connection, ids: Collection[str]) -> list[tuple[int, int]]:
+    places: list[tuple[int, int]] = []
+    wanted = sorted(ids)
+    for start in range(0, len(wanted), PARAMETERS):
+        part = wanted[start : start + PARAMETERS]
+        query = f"SELECT segment, position FROM rows WHERE id IN ({','.join('?' * len(part))})"
+        places += connection.execute(query, part).fetchall()
+    return places
+
+
+class _Batch:
+    """Some queries on their way to their answers."""
+
+    def __init__(
+        self,
+        store: ReadableStore,
+        connection: sqlite3.Connection,
+        parts: tuple[Part, ...],
+        count: int,
+        queries: NDArray[np.float32],
+        wanted: int,
+    ) -> None:
+        self._store = store
+        self._connection = connection
+        self._parts = parts
+        self._count = count
+        self._queries = queries
+        self._unit = normalised(queries)
+        self._wanted = wanted
+
+    def answers(self, *, whole: bool) -> list[tuple[list[str], NDArray[np.float64], bool]]:
+        """Return ids, cosines and whether they are proven, per query.
+
+        Args:
+            whole: Whether all rows are searched, and unproven answers are allowed after `WIDEST` candidates.
+        """
+        done: list[tuple[list[str], NDArray[np.float64], bool]] = [([], np.empty(0), True)] * len(self._queries)
+        todo = np.arange(len(self._queries))
+        width = self._wanted + SPARE
+        while len(todo) and self._wanted:
+            if 2 * width >= self._count or (not whole and self._count <= SMALL_SELECTION):
+                for query in todo.tolist():
+                    done[query] = (*self._everything(query), True)
+                break
+            which, places, reach = self._propose(todo, width)
+            later = []
+            for row, query in enumerate(todo.tolist()):
+                names, scores = self._best(query, which[row], places[row])
+                proven = bool(len(scores) == self._wanted and scores[-1] > reach[row])
+                if proven or (whole and width >= WIDEST):
+                    done[query] = names, scores, proven
+                else:
+                    later.append(query)
+            todo = np.asarray(later, dtype=np.int64)
+            width = min(4 * width, WIDEST) if whole and width < WIDEST else 4 * width
+        return done
+
+    def _propose(
+        self, todo: NDArray[np.int64], width: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return part and position (m, width) of the candidates, and per query the cosine no other row can exceed."""
+        queries = self._unit[todo]
+        found, values, slack = [], [], np.zeros(len(todo))
+        for part in self._parts:
+            places, scores, loss = part.material.propose(queries, min(width, part.count), part.parameters)
+            found.append(places)
+            values.append(np.where(places < 0, -np.inf, scores))
+            slack = np.maximum(slack, loss)
+        which = np.concatenate([np.full(places.shape, number) for number, places in enumerate(found)], axis=1)
+        places, scores = np.concatenate(found, axis=1), np.concatenate(values, axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+        last = np.take_along_axis(scores, order[:, -1:], axis=1)[:, 0]
+        return np.take_along_axis(which, order, axis=1), np.take_along_axis(places, order, axis=1), last + slack
+
+    def _everything(self, query: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Score every row there is."""
+        which, places = [], []
+        for number, part in enumerate(self._parts):
+            live = np.arange(part.segment.rows) if part.live is None else np.flatnonzero(part.live)
+            which.append(np.full(len(live), number))
+            places.append(live)
+        return self._best(query, np.concatenate(which), np.concatenate(places))
+
+    def _best(
+        self, query: int, which: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[list[str], NDArray[np.float64]]:
+        """Rank candidates in float64; equal cosines go by id."""
+        scores = np.full(len(places), -np.inf)
+        for number, part in enumerate(self._parts):
+            mine = np.flatnonzero((which == number) & (places >= 0))
+            for start in range(0, len(mine), SMALL_SELECTION):
+                some = mine[start : start + SMALL_SELECTION]
+                scores[some] = cosines(self._queries[query], self._verified(part, places[some]))
+        wanted = min(self._wanted, int((places >= 0).sum()))
+        if wanted == 0:
+            return [], np.empty(0)
+        limit = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]
+        rows = []
+        for spot in np.flatnonzero(scores >= limit):
+            part = self._parts[which[spot]]
+            name, checksum, _ = row_at(self._store, self._connection, part.segment, places[spot])
+            if part.material.codes is not None and int(part.material.codes.checksums[places[spot]]) != checksum:
+                raise self._store.damaged(f"the vector of row {name!r} is not the one it was stored with")
+            rows.append((-scores[spot], name))
+        rows.sort()
+        return [name for _, name in rows[:wanted]], np.asarray([-score for score, _ in rows[:wanted]])
+
+    def _verified(self, part: Part, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return stored rows (c, d), each checked against the checksum taken when its segment was."""
+        rows: NDArray[np.float32] = np.ascontiguousarray(part.material.rows[places])
+        codes = part.material.codes
+        if codes is not None:
+            for row, place in zip(rows, places, strict=True):
+                if zlib.crc32(row.data) != codes.checksums[place]:
+                    name = part.segment.name
+                    raise ArchiveCorrupt(
+                        f"The segment '{name}' of '{self._store.root}' changed after it was written: run `radshot "
+                        "verify` for the extent of it and restore a backup."
+                    )
+        return rows
+
+
+def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of a query (d,) with rows (c, d) in float64, summed in an order that depends on d alone."""
+    wide, many = query.astype(np.float64), rows.astype(np.float64)
+    products = _row_sums(many * wide)
+    lengths = np.sqrt(_row_sums(many**2)) * np.sqrt(_row_sums(wide[None] ** 2))
+    result: NDArray[np.float64] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return result
+
+
+def _row_sums(values: NDArray[Any]) -> NDArray[np.float64]:
+    sums: NDArray[np.float64] = np.add.reduce(np.ascontiguousarray(values), axis=1)
+    return sums

@@ -1,0 +1,279 @@
+"""Codes: a segment's normalised rows in 8 bits per number, a disposable file that is checked block by block.
+
+A row x of length 1 is kept as whole numbers c with x ~ mean + step * c, per dimension, as in scalar quantisation
+(FAISS, IndexScalarQuantizer). The file is made from the immutable segment alone and carries that segment's SHA-256, a
+checksum of every float32 row, and the SHA-256 of its own blocks; FAISS gets the numbers, never the file.
+
+Layout: 8 bytes magic, uint32 length of a JSON header, its SHA-256, the header; then mean (d float32), step (d float32),
+checksums (n uint32), codes (n x d uint8, 128 stands for 0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .segments import Segment
+
+MAGIC = b"RADSHOTQ"
+"""First eight bytes of every file of codes."""
+
+CODES_FORMAT = 1
+"""Layout of the file, as above."""
+
+FOLDER = "cache"
+"""Where they lie, below the archive's folder; all of it may be deleted at any time."""
+
+SUFFIX = ".sq8"
+
+BLOCK = 1 << 24
+"""Bytes of the file that have a SHA-256 of their own."""
+
+ROWS_AT_ONCE = 8192
+"""Rows quantised at a time."""
+
+LEVELS = 127
+"""Codes go from -127 to 127."""
+
+_START = struct.Struct("<8sI32s")
+_MAX_HEADER = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """The quantised rows of one segment.
+
+    Attributes:
+        mean: float32 (d,), subtracted from the normalised rows.
+        step: float32 (d,), what one unit of a code is worth.
+        checksums: uint32 (n,), zlib.crc32 of each float32 row as it is stored.
+        farthest: The largest distance between a row's (x - mean) / step and its code, Euclidean.
+        longest: The largest length of a code.
+        index: A faiss.IndexScalarQuantizer that holds the codes.
+    """
+
+    mean: NDArray[np.float32]
+    step: NDArray[np.float32]
+    checksums: NDArray[np.uint32]
+    farthest: float
+    longest: float
+    index: Any
+
+    def propose(
+        self, queries: NDArray[np.float32], width: int, parameters: Any = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Find the rows whose approximate similarity is largest.
+
+        Args:
+            queries: Normalised rows (m, d).
+            width: Rows wanted per query.
+            parameters: FAISS search parameters that select rows, or None for all.
+
+        Returns:
+            Positions (m, width), -1 where there are no more; approximate cosines (m, width), descending; and by how
+            much at most a cosine can exceed its approximation (m,).
+        """
+        scaled = queries.astype(np.float64) * self.step  # <q, x> = <q, mean> + <q * step, (x - mean) / step>
+        largest = np.abs(scaled).max(axis=1, initial=0.0)
+        unit = np.where(largest > 0, largest / LEVELS, 1.0)[:, None]
+        whole = np.rint(scaled / unit)
+        values, found = self.index.search(whole.astype(np.float32), width, params=parameters)
+        offset = queries.astype(np.float64) @ self.mean.astype(np.float64)
+        lost = np.linalg.norm(scaled - whole * unit, axis=1)
+        # <s, y> - <w, c> = <s, y - c> + <s - w, c> for s the scaled query, w its whole numbers, y the row, c its code
+        slack = np.linalg.norm(scaled, axis=1) * self.farthest + lost * self.longest + 1e-6
+        return found, values.astype(np.float64) * unit + offset[:, None], slack
+
+
+def codes_path(root: Path, segment: Segment) -> Path:
+    """Return where a segment's codes lie."""
+    return root / FOLDER / f"{Path(segment.name).stem}{SUFFIX}"
+
+
+def build_codes(rows: NDArray[np.float32]) -> Codes:
+    """Quantise rows (n, d)."""
+    count, dim = rows.shape
+    mean, reach = _centre_and_reach(rows)
+    step = np.where(reach > 0, reach / LEVELS, 1.0).astype(np.float32)
+    index = _empty_index(count, dim)
+    codes = _memory_of(index, count * dim).reshape(count, dim)
+    checksums = np.empty(count, dtype=np.uint32)
+    farthest = longest = 0.0
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = np.ascontiguousarray(rows[start : start + ROWS_AT_ONCE])
+        checksums[start : start + len(part)] = [zlib.crc32(row.data) for row in part]
+        exact = (normalised(part) - mean) / step
+        whole = np.clip(np.rint(exact), -LEVELS, LEVELS)
+        codes[start : start + len(part)] = (whole + 128).astype(np.uint8)
+        farthest = max(farthest, float(np.linalg.norm(exact - whole, axis=1).max(initial=0.0)))
+        longest = max(longest, float(np.linalg.norm(whole, axis=1).max(initial=0.0)))
+    return Codes(mean, step, checksums, farthest, longest, index)
+
+
+def _centre_and_reach(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the middle of each dimension's range over the normalised rows, and half that range."""
+    low = np.full(rows.shape[1], np.inf, dtype=np.float32)
+    high = np.full(rows.shape[1], -np.inf, dtype=np.float32)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = normalised(np.asarray(rows[start : start + ROWS_AT_ONCE]))
+        np.minimum(low, part.min(axis=0), out=low)
+        np.maximum(high, part.max(axis=0), out=high)
+    half = np.float32(0.5)
+    return (low + high) * half, (high - low) * half
+
+
+def normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float32] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return units
+
+
+def write_codes(root: Path, segment: Segment, codes: Codes) -> None:
+    """Keep codes for the next process: draft, then rename. A cache needs no fsync: what is torn is found and rebuilt.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    count, dim = len(codes.checksums), len(codes.mean)
+    body = [codes.mean.view(np.uint8), codes.step.view(np.uint8), codes.checksums.view(np.uint8)]
+    body.append(_memory_of(codes.index, count * dim))
+    header = {
+        "format": CODES_FORMAT,
+        "segment": segment.sha256,
+        "rows": count,
+        "dim": dim,
+        "farthest": codes.farthest,
+        "longest": codes.longest,
+        "blocks": [hashlib.sha256(part.data).hexdigest() for array in body for part in _parts(array)],
+    }
+    text = json.dumps(header).encode()
+    path = codes_path(root, segment)
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(_START.pack(MAGIC, len(text), hashlib.sha256(text).digest()) + text)
+            for array in body:
+                file.write(array.data)
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def read_codes(root: Path, segment: Segment, dim: int) -> Codes | None:
+    """Read a segment's codes and check every block; None where they are missing, of another segment, or damaged."""
+    try:
+        with codes_path(root, segment).open("rb", buffering=0) as file:
+            magic, length, digest = _START.unpack(file.read(_START.size))
+            text = file.read(length) if magic == MAGIC and length <= _MAX_HEADER else b""
+            if hashlib.sha256(text).digest() != digest:
+                return None
+            header = json.loads(text)
+            expected = (CODES_FORMAT, segment.sha256, segment.rows, dim)
+            if tuple(header[key] for key in ("format", "segment", "rows", "dim")) != expected:
+                return None
+            count = segment.rows
+            mean, step = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
+            checksums = np.empty(count, dtype=np.uint32)
+            body = [mean.view(np.uint8), step.view(np.uint8), checksums.view(np.uint8)]
+            if os.fstat(file.fileno()).st_size != _START.size + length + sum(map(len, body)) + count * dim:
+                return None  # before memory is taken for what is not there
+            index = _empty_index(count, dim)
+            body.append(_memory_of(index, count * dim))
+            if not _filled(file.fileno(), _START.size + length, body, header["blocks"]):
+                return None
+            return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), index)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
+def _filled(descriptor: int, start: int, body: list[NDArray[np.uint8]], digests: list[str]) -> bool:
+    """Read the arrays from a file, block by block in several threads, and say whether every block is what it was."""
+    places = []
+    for array in body:
+        for part in _parts(array):
+            places.append((start, part))
+            start += len(part)
+    if len(places) != len(digests):
+        return False
+
+    def fill(job: tuple[tuple[int, NDArray[np.uint8]], str]) -> bool:
+        (offset, part), digest = job
+        done = 0
+        while done < len(part):
+            count = os.preadv(descriptor, [part[done:].data], offset + done)
+            if count == 0:
+                return False
+            done += count
+        return hashlib.sha256(part.data).hexdigest() == digest
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return all(pool.map(fill, zip(places, digests, strict=True)))
+
+
+def _parts(array: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [array[at : at + BLOCK] for at in range(0, len(array), BLOCK)]
+
+
+def _empty_index(count: int, dim: int) -> Any:
+    faiss = import_faiss()
+    index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
+    index.codes.resize(count * dim)
+    index.ntotal = count
+    return index
+
+
+def _memory_of(index: Any, size: int) -> NDArray[np.uint8]:
+    """Return a FAISS index's codes as an array that shares its memory."""
+    if size == 0:
+        return np.empty(0, dtype=np.uint8)
+    memory: NDArray[np.uint8] = import_faiss().rev_swig_ptr(index.codes.data(), size)
+    return memory
+
+
+def import_faiss() -> Any:
+    """Import FAISS.
+
+    Raises:
+        ImportError: It is not installed; the sentence names the command.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError(
+            "Search needs FAISS, which is not installed: pip install radshot[cpu] (or radshot[gpu], never both)."
+        ) from None
+    return faiss
+
+
+def load_or_build(root: Path, segment: Segment, dim: int, read: Callable[[], NDArray[np.float32]]) -> Codes:
+    """Return a segment's codes from the cache; where there are none that are sound, build and keep them.
+
+    Args:
+        root: The archive's folder.
+        segment: The segment.
+        dim: Numbers per vector.
+        read: Returns the segment's rows, checked against its SHA-256.
+    """
+    codes = read_codes(root, segment, dim)
+    if codes is None:
+        codes = build_codes(read())
+        with suppress(OSError):  # a disk that is full or not writable costs the next process this work
+            write_codes(root, segment, codes)
+    return codes

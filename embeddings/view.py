@@ -1,0 +1,210 @@
+"""View: one version of a large archive as it is searched: segments mapped into memory, with the rows that are live."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .database import ROW_COLUMNS, row_crc
+from .quantised import Codes, import_faiss, load_or_build, normalised
+from .segments import Segment, map_segment, read_segment
+
+if TYPE_CHECKING:
+    from .reading import ReadableStore
+
+EXACT_ROWS = 20_000
+"""Archives up to this many rows are searched in float32; above, segments are searched in 8 bits and ranked again."""
+
+QUANTISED_ROWS = 4096
+"""Segments below this many rows are searched in float32 in any case."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What searching a segment takes, the same in every version.
+
+    Attributes:
+        rows: float32 rows (n, d), in memory or mapped.
+        codes: Their quantised form, None where they are searched as they are.
+        plain: A faiss.IndexFlatIP of the normalised rows where there are no codes.
+    """
+
+    rows: NDArray[np.float32]
+    codes: Codes | None
+    plain: Any
+
+    def propose(
+        self, queries: NDArray[np.float32], width: int, parameters: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """As `Codes.propose`."""
+        if self.codes is not None:
+            return self.codes.propose(queries, width, parameters)
+        values, found = self.plain.search(queries, width, params=parameters)
+        rounding = 4.0 * (queries.shape[1] + 8) * float(np.finfo(np.float32).eps)
+        return found, values.astype(np.float64), np.full(len(queries), rounding)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A segment in one version.
+
+    Attributes:
+        segment: The segment.
+        material: What searching it takes.
+        live: bool (n,), the rows that count; None for all.
+        count: How many those are.
+        parameters: FAISS search parameters that select them, None for all.
+    """
+
+    segment: Segment
+    material: Material
+    live: NDArray[np.bool_] | None
+    count: int
+    parameters: Any
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One committed version.
+
+    Attributes:
+        version: The archive's version.
+        parts: Its segments that have live rows.
+        count: Live rows.
+    """
+
+    version: int
+    parts: tuple[Part, ...]
+    count: int
+
+
+def selecting(live: NDArray[np.bool_]) -> Any:
+    """Return FAISS search parameters that look at some rows only."""
+    faiss = import_faiss()
+    bits = np.packbits(live, bitorder="little")
+    selector = faiss.IDSelectorBitmap(bits)
+    selector.bits = bits  # FAISS keeps a pointer only
+    parameters = faiss.SearchParameters(sel=selector)
+    parameters.selector = selector
+    return parameters
+
+
+class Viewer:
+    """Makes views of an archive, reusing what did not change since the last one."""
+
+    def __init__(self, store: ReadableStore) -> None:
+        """Take the store to look at."""
+        self._store = store
+        self._view: View | None = None
+        self._materials: dict[tuple[str, bool], Material] = {}
+
+    def view(self, connection: sqlite3.Connection) -> View:
+        """Return the version a connection's transaction sees.
+
+        Raises:
+            FileNotFoundError: A segment was merged away after the transaction began: begin another.
+            ArchiveCorrupt: A segment or the database is not what was written.
+        """
+        store = self._store
+        version = store.version_of(connection)
+        before = self._view
+        if before is not None and before.version == version:
+            return before
+        segments = [segment for segment in store.segments(connection) if segment.live]
+        count = sum(segment.live for segment in segments)
+        if count != store.digest_of(connection)[0]:
+            raise store.damaged("its segments do not have as many live rows as it says")
+        known = {} if before is None else {part.segment: part for part in before.parts}
+        quantised = count > EXACT_ROWS
+        parts = []
+        materials = {}
+        for segment in segments:
+            wanted = (segment.name, quantised and segment.rows >= QUANTISED_ROWS)
+            material = self._materials.get(wanted) or self._material(segment, codes=wanted[1])
+            materials[wanted] = material
+            same = known.get(segment)
+            parts.append(
+                same if same is not None and same.material is material else self._part(connection, material, segment)
+            )
+        self._materials = materials
+        self._view = View(version, tuple(parts), count)
+        return self._view
+
+    def _material(self, segment: Segment, *, codes: bool) -> Material:
+        store = self._store
+        if codes:
+            quantised = load_or_build(
+                store.root, segment, store.dim, lambda: map_segment(store.root, segment, dim=store.dim, check=True)
+            )
+            rows = map_segment(store.root, segment, dim=store.dim, check=False)
+            return Material(rows, quantised, None)
+        rows = read_segment(store.root, segment, dim=store.dim, check=True)
+        plain = import_faiss().IndexFlatIP(store.dim)
+        plain.add(normalised(rows))
+        return Material(rows, None, plain)
+
+    def _part(self, connection: sqlite3.Connection, material: Material, segment: Segment) -> Part:
+        if segment.live == segment.rows:
+            return Part(segment, material, None, segment.live, None)
+        live = np.zeros(segment.rows, dtype=np.bool_)
+        query = "SELECT position FROM rows WHERE segment = ?"
+        places = np.fromiter((row[0] for row in connection.execute(query, (segment.key,))), dtype=np.int64)
+        if len(places) != segment.live or (len(places) and (places.min() < 0 or places.max() >= segment.rows)):
+            raise self._store.damaged(f"segment {segment.name} does not have the live rows it should")
+        live[places] = True
+        return Part(segment, material, live, segment.live, selecting(live))
+
+
+def row_at(
+    store: ReadableStore, connection: sqlite3.Connection, segment: Segment, position: int
+) -> tuple[str, int, str]:
+    """Return id, vector checksum and metadata JSON of the row at a place, its own checksum verified.
+
+    Raises:
+        ArchiveCorrupt: There is none, or it is not what was written.
+    """
+    query = f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment = ? AND position = ?"
+    found = connection.execute(query, (segment.key, int(position))).fetchone()
+    if found is None:
+        raise store.damaged(f"no row is at place {position} of segment {segment.name}")
+    *row, crc = found
+    if row_crc(row) != crc:
+        raise store.damaged(f"row {row[0]!r} does not match its checksum")
+    return row[0], row[6], row[5]
+
+
+def places_where(connection: sqlite3.Connection, where: Mapping[str, object]) -> list[tuple[int, int]]:
+    """Return (segment, position) of the rows whose metadata have certain values.
+
+    Args:
+        connection: A reading transaction.
+        where: Metadata key -> the value, or a list, tuple or set of values one of which it has.
+    """
+    conditions, values = condition_of(where)
+    return connection.execute(f"SELECT segment, position FROM rows WHERE {conditions}", values).fetchall()
+
+
+def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
+    """Turn metadata values into an SQL condition and its parameters.
+
+    Raises:
+        ValueError: It names no key, or a value is no text, number or truth value.
+    """
+    if not where:
+        raise ValueError("A condition on metadata names at least one key: where={'modality': 'CT'}.")
+    parts: list[str] = []
+    values: list[object] = []
+    for key, wanted in where.items():
+        options = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        for option in options:
+            if not isinstance(option, str | int | float | bool | np.generic):
+                raise ValueError(f"Metadata are compared with text and numbers; {key!r} was to be {option!r}.")
+        path = "$." + '"' + str(key).replace('"', "") + '"'
+        parts.append(f"json_extract(metadata, ?) IN ({','.join('?' * len(options))})")
+        values += [path, *(option.item() if isinstance(option, np.generic) else option for option in options)]
+    return " AND ".join(parts), values
