@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import merging, quantised
 from .database import DATABASE_NAME, now
 from .errors import ArchiveError, EncoderMismatch, UnknownId
 from .lock import HOLDER_NAME, LOCK_NAME
@@ -44,7 +45,10 @@ _OTHER_KIND = {
     "folder of their own.",
 }
 _KINDS = ("added", "duplicate", "conflict")
-_OWN_NAMES = {DATABASE_NAME, LOCK_NAME, HOLDER_NAME, FOLDER, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"}
+_OWN_NAMES = {
+    *(DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"),
+    *(LOCK_NAME, HOLDER_NAME, merging.LOCK_NAME, FOLDER, quantised.FOLDER),
+}
 
 
 @dataclass(frozen=True, slots=True)

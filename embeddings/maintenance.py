@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import mmap
 import os
 import secrets
 import shutil
 import sqlite3
 import zlib
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ import numpy as np
 from . import database
 from .database import DATABASE_NAME, ROW_COLUMNS, row_crc, transaction, translated
 from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked
-from .segments import FOLDER, HEADER, Segment, read_segment, segment_path, segment_problem, stray_files, sync_folder
+from .merging import TIER_ROWS, alone, merge_alone
+from .quantised import codes_path, read_codes
+from .segments import FOLDER, HEADER, Segment, map_segment, segment_path, segment_problem, stray_files, sync_folder
 from .store import Store
+
+MAPPED_BYTES = 1 << 26
+"""Segments above this size are looked at where they lie instead of being read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ def verify(store: Store) -> VerifyReport:
                 segments = store.segments(connection)
                 rows = _check_rows(store, connection, segments, problems)
                 drafts, orphans = stray_files(store.root, {segment.name for segment in segments})
+            notes += _cache_notes(store, segments)
             notes += [
                 f"'{path}' was left by a writer that died; the next write clears it." for path in drafts + orphans
             ]
@@ -106,6 +112,17 @@ def verify(store: Store) -> VerifyReport:
         rows=rows,
         segments=len(segments),
     )
+
+
+def _cache_notes(store: Store, segments: list[Segment]) -> list[str]:
+    """Say which files of codes would be made anew; without FAISS they cannot be looked into."""
+    notes = []
+    with suppress(ImportError):
+        for segment in segments:
+            path = codes_path(store.root, segment)
+            if path.exists() and read_codes(store.root, segment, store.dim) is None:
+                notes.append(f"'{path}' is not what was written; the next search makes it anew.")
+    return notes
 
 
 def _database_problems(connection: sqlite3.Connection) -> list[str]:
@@ -152,7 +169,13 @@ def _check_rows(store: Store, connection: sqlite3.Connection, segments: list[Seg
 
 def _check_segment(store: Store, segment: Segment, problems: list[str]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     try:
-        content = segment_path(store.root, segment.name).read_bytes()
+        path = segment_path(store.root, segment.name)
+        content: bytes | mmap.mmap
+        if path.stat().st_size <= MAPPED_BYTES:
+            content = path.read_bytes()
+        else:
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ArchiveCorrupt) as error:
         missing = isinstance(error, FileNotFoundError)
         problems.append(f"Segment {segment.name!r} {'is missing' if missing else f'cannot be read ({error})'}.")
@@ -175,13 +198,20 @@ def purge(store: Store) -> PurgeReport:
         ArchiveLocked: A writer, or a reader in the middle of an old version, did not finish in time.
         StorageFull: No space to rewrite; the current version is intact.
     """
-    with store.writing():
+    store.merges.wait()
+    with store.writing(), ExitStack() as stack:
         with store.reading() as connection:
-            live = dict(connection.execute("SELECT segment, count(*) FROM rows GROUP BY segment").fetchall())
-            dirty = [s for s in store.segments(connection) if live.get(s.key, 0) < s.rows]
-        erased = sum(segment.rows - live.get(segment.key, 0) for segment in dirty)
+            dirty = [segment for segment in store.segments(connection) if segment.live < segment.rows]
+        if not stack.enter_context(alone(store)):
+            raise ArchiveLocked(
+                f"The archive '{store.root}' is being merged by another process, whose copy may hold removed rows: run "
+                "the purge again when it has finished."
+            )
         for segment in dirty:
-            store.rewrite([segment])
+            if segment.rows < TIER_ROWS:
+                store.rewrite([segment])
+            else:
+                merge_alone(store, [segment])
         with store.reading() as connection:
             _truncate_log(store, connection)
             connection.execute("VACUUM")
@@ -189,6 +219,7 @@ def purge(store: Store) -> PurgeReport:
         store.sweep()
         with translated(store.root):
             sync_folder(store.root / FOLDER)
+    erased = sum(segment.rows - segment.live for segment in dirty)
     return PurgeReport(rows=erased, segments=len(dirty))
 
 
@@ -219,10 +250,10 @@ def backup(store: Store, to: Path) -> Path:
                 with store.reading() as connection:
                     connection.backup(target)
                 for segment in store.segments(target):
-                    read_segment(store.root, segment, dim=store.dim, check=True)
+                    map_segment(store.root, segment, dim=store.dim, check=True)
                     copy = draft / FOLDER / segment.name
                     shutil.copyfile(segment_path(store.root, segment.name), copy)
-                    read_segment(draft, segment, dim=store.dim, check=True)
+                    map_segment(draft, segment, dim=store.dim, check=True)
                 _sync_file_tree(draft)
                 target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             draft.rename(to)
@@ -243,24 +274,25 @@ def _sync_file_tree(folder: Path) -> None:
 
 def measure(store: Store) -> dict[str, Any]:
     """Count rows, segments and bytes of the newest version."""
-    held = store.snapshot()
-    with store.reading() as connection:
+    with store.viewing() as connection:
+        version = store.version_of(connection)
+        rows, _ = store.digest_of(connection)
+        patients = connection.execute("SELECT count(DISTINCT patient) FROM rows").fetchone()[0]
         segments = store.segments(connection)
         files = connection.execute("SELECT count(*) FROM files").fetchone()[0]
         refused = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
-    patients = {value for text in held.metadata_json if (value := json.loads(text).get("patient")) is not None}
     return {
         "path": str(store.root),
         "format": int(store.facts["format"]),
-        "version": held.version,
-        "rows": len(held),
+        "version": version,
+        "rows": rows,
         "dim": store.dim,
-        "patients": len(patients),
+        "patients": patients,
         "encoder": store.facts["encoder_name"],
         "encoder_fingerprint": store.facts["encoder_fingerprint"],
         "created_at": store.facts["created_at"],
         "segments": len(segments),
-        "removed_rows_on_disk": sum(segment.rows for segment in segments) - len(held),
+        "removed_rows_on_disk": sum(segment.rows for segment in segments) - rows,
         "vector_bytes": sum(HEADER.size + 4 * segment.rows * store.dim for segment in segments),
         "total_bytes": sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file()),
         "files_known": files,

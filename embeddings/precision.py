@@ -190,8 +190,8 @@ class _Bfloat16:
         self._encoder = encoder
         self._type = torch.bfloat16
         self._layout = torch.channels_last
-        self._network = copy.deepcopy(encoder.network).eval().requires_grad_(False).to(torch.bfloat16)
-        self._network = self._network.to(memory_format=torch.channels_last)
+        network = copy.deepcopy(encoder.network).eval().requires_grad_(False).to(torch.bfloat16)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
         self._pinned: torch.Tensor | None = None
 
     def __call__(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from . import database
 from .database import ROW_COLUMNS, row_crc, transaction, translated
 from .errors import ArchiveCorrupt, ArchiveError
 from .lock import WriterLock
-from .segments import FOLDER, Segment, read_segment, sync_folder
+from .segments import FOLDER, Segment, map_segment, read_segment, sync_folder
 from .snapshot import Snapshot
 
 QUICK_CHECK_BYTES = 8 << 20
@@ -34,6 +34,9 @@ PLACE_BITS = 32
 
 PARAMETERS = 500
 """Values per SQL statement; SQLite's own limit is higher."""
+
+MAPPED_VALUES = 1 << 24
+"""Segments of more numbers than this are mapped into memory instead of being read."""
 
 READ_ATTEMPTS = 16
 """How often a reader starts again because segments were merged away under it."""
@@ -264,7 +267,8 @@ class ReadableStore:
 
     def read(self, segment: Segment) -> NDArray[np.float32]:
         """Read one segment's rows (n, d); its SHA-256 is checked the first time this process reads it."""
-        rows = read_segment(self.root, segment, dim=self.dim, check=segment.name not in self._verified)
+        read = read_segment if segment.rows * self.dim <= MAPPED_VALUES else map_segment
+        rows = read(self.root, segment, dim=self.dim, check=segment.name not in self._verified)
         self._verified.add(segment.name)
         return rows
 

@@ -8,6 +8,7 @@ writes a new one.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -214,7 +215,7 @@ def map_segment(root: Path, segment: Segment, *, dim: int, check: bool) -> NDArr
     return rows
 
 
-def segment_problem(content: bytes, segment: Segment, *, dim: int, check: bool = True) -> str | None:
+def segment_problem(content: bytes | mmap.mmap, segment: Segment, *, dim: int, check: bool = True) -> str | None:
     """Say what is wrong with a segment's bytes, or None; the sentence goes on after the file's name."""
     problem = _header_problem(content[: HEADER.size], len(content), segment, dim=dim)
     if problem is None and check and hashlib.sha256(content).hexdigest() != segment.sha256:

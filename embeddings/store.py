@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from .database import ROW_COLUMNS, row_crc, transaction
 from .errors import ArchiveCorrupt, ArchiveError
+from .merging import BackgroundMerges, forget_codes
 from .reading import PLACE_BITS, ReadableStore
 from .segments import Segment, segment_path, stray_files, write_segment
 
@@ -27,6 +29,9 @@ SMALL_ROWS = 4096
 
 MAX_SMALL_SEGMENTS = 32
 """A writer that leaves more small segments than this merges them into one."""
+
+MAX_SMALL_ROWS = 16_384
+"""So does one that leaves more rows than this in small segments: these are searched in float32."""
 
 Kind = Literal["added", "updated", "duplicate", "conflict"]
 
@@ -62,6 +67,11 @@ class Store(ReadableStore):
     """Rows and segments of one archive; `Archive` is the friendly face of it."""
 
     _committing = False
+
+    def __init__(self, root: Path, *, timeout: float) -> None:
+        """Name the archive's folder; `open` or `create` does the work."""
+        super().__init__(root, timeout=timeout)
+        self.merges = BackgroundMerges(self)
 
     def write(
         self,
@@ -306,6 +316,52 @@ class Store(ReadableStore):
                 self._publish(connection, 0, digest)
             self.sweep()
 
+    def register(self, segment: Segment) -> Segment:
+        """Record a segment that no row points into yet."""
+        with self.writing(), self._change() as connection:
+            version = self.version_of(connection) + 1
+            key = self._register(connection, segment, live=0, version=version)
+            self._publish(connection, 0, 0)
+        return Segment(key, segment.name, segment.sha256, segment.rows, 0, version)
+
+    def move(self, source: Segment, positions: NDArray[np.int64], target: Segment, first: int) -> None:
+        """Let the rows at some positions of a segment point into another, which holds the same vectors, in one step.
+
+        Args:
+            source: Where the rows are.
+            positions: Their positions (n,), ascending; those removed meanwhile are passed over.
+            target: Where they go.
+            first: The position there of the first of them.
+        """
+        places = {int(position): first + offset for offset, position in enumerate(positions)}
+        with self.writing(), self._change() as connection:
+            version = self.version_of(connection) + 1
+            rows = connection.execute(
+                f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment = ? AND position BETWEEN ? AND ?",
+                (source.key, int(positions[0]), int(positions[-1])),
+            ).fetchall()
+            digest = 0
+            changes = []
+            for identity, _, position, *content, crc in rows:
+                place = places.get(position)
+                if place is None:
+                    continue
+                moved = row_crc((identity, target.key, place, *content))
+                digest ^= crc ^ moved
+                changes.append((target.key, place, moved, identity))
+            connection.executemany("UPDATE rows SET segment = ?, position = ?, row_crc = ? WHERE id = ?", changes)
+            for key, by in ((source.key, -len(changes)), (target.key, len(changes))):
+                connection.execute("UPDATE segments SET live = live + ?, changed = ? WHERE key = ?", (by, version, key))
+            self._publish(connection, 0, digest)
+
+    def drop_empty(self, segments: Sequence[Segment]) -> None:
+        """Forget those of some segments that no row points into any more."""
+        with self.writing(), self._change() as connection:
+            connection.executemany(
+                "DELETE FROM segments WHERE key = ? AND live = 0", [(segment.key,) for segment in segments]
+            )
+            self._publish(connection, 0, 0)
+
     def sweep(self) -> int:
         """Delete drafts and files no commit names; call it only under the lock and after a commit of this process."""
         with self.writing():
@@ -315,7 +371,7 @@ class Store(ReadableStore):
             for path in drafts + orphans:
                 with suppress(OSError):
                     path.unlink()
-            return len(drafts) + len(orphans)
+            return len(drafts) + len(orphans) + forget_codes(self, known)
 
     def _settle(self) -> None:
         """After a commit: sweep, and merge small segments; trouble here must not fail what is already durable."""
@@ -323,5 +379,11 @@ class Store(ReadableStore):
             self.sweep()
             with self.reading() as connection:
                 small = [segment for segment in self.segments(connection) if segment.rows < SMALL_ROWS]
-            if len(small) > MAX_SMALL_SEGMENTS:
+            if len(small) > MAX_SMALL_SEGMENTS or sum(segment.rows for segment in small) > MAX_SMALL_ROWS:
                 self.rewrite(small)
+            self.merges.wake()
+
+    def close(self) -> None:
+        """Wait for the merge that is going on, and close; the store cannot be used afterwards."""
+        self.merges.close()
+        super().close()
