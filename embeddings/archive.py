@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,8 @@ from .metadata import check_text, encode_metadata, patient_of, patient_text
 from .segments import FOLDER
 from .snapshot import Snapshot
 from .store import NewRows, Store
+from .table_export import export_rows
+from .view import condition_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -355,15 +357,21 @@ class Archive:
         return rows
 
     def remove(
-        self, *, ids: Iterable[str] | None = None, patient: object | None = None, purge: bool = False
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        patient: object | None = None,
+        where: Mapping[str, object] | None = None,
+        purge: bool = False,
     ) -> tuple[str, ...]:
-        """Remove rows by id or by patient; from the next request on they are as if never there.
+        """Remove rows by id, by patient or by metadata; from the next request on they are as if never there.
 
         A later `embed_archive` over a source that still holds the images brings them back.
 
         Args:
             ids: Ids to remove; those not there are passed over.
             patient: Compared with `metadata["patient"]`, as text; the patient's refused files are forgotten too.
+            where: Metadata key -> the value, or the list of values, of the rows to remove.
             purge: Whether to erase the removed bytes from disk as well, see `purge`.
 
         Returns:
@@ -372,22 +380,54 @@ class Archive:
         Raises:
             UnknownId: Nothing matched.
         """
-        if (ids is None) == (patient is None):
-            raise ValueError("Give either ids or a patient to remove, not both and not neither.")
+        if sum(given is not None for given in (ids, patient, where)) != 1:
+            raise ValueError("Give either ids or a patient to remove, or a condition; one of the three.")
         if isinstance(ids, str):
             ids = [ids]
-        names = None if ids is None else list(ids)
+        with self.writing() if where is not None else nullcontext():  # what is found is what is removed
+            names = self.find(where) if where is not None else None if ids is None else list(ids)
+            return self._remove(names, patient, where, purge=purge)
+
+    def _remove(
+        self, names: list[str] | None, patient: object | None, where: Mapping[str, object] | None, *, purge: bool
+    ) -> tuple[str, ...]:
         # As it is stored today, and as it was given: older rows were stored as they came.
         spellings = None if patient is None else {patient_text(patient) or str(patient), str(patient)}
         removed, refusals_removed = self.store.remove(ids=names, patients=spellings)
         if not removed and not refusals_removed:
-            sought = (
-                f"patient {str(patient)!r}" if names is None else f"id {', '.join(map(repr, names[:3])) or '(none)'}"
-            )
+            sought = f"patient {str(patient)!r}"
+            if names is not None:
+                sought = f"id {', '.join(map(repr, names[:3])) or '(none)'}" if where is None else f"metadata {where!r}"
             raise UnknownId(f"The archive '{self.path}' has no row of {sought}.")
         if purge:
             self.purge()
         return removed
+
+    def find(self, where: Mapping[str, object]) -> list[str]:
+        """Return the ids of the rows whose metadata have certain values, sorted.
+
+        Args:
+            where: Metadata key -> the value, or the list of values one of which it has.
+
+        Raises:
+            ValueError: It names no key, or a value is no text, number or truth value.
+        """
+        condition, values = condition_of(where)
+        with self.store.viewing() as connection:
+            rows = connection.execute(f"SELECT id FROM rows WHERE {condition} ORDER BY id", values)
+            return [identity for (identity,) in rows]
+
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the newest version for other programs: `rows.parquet`, `vectors.npy` and `ids.json`, all by id.
+
+        Args:
+            folder: A new folder; it appears when all of it is written.
+
+        Raises:
+            ArchiveError: It is there already.
+            ArchiveCorrupt: A row or a vector is not what was written; nothing is left.
+        """
+        return export_rows(self.store, Path(folder))
 
     def purge(self) -> PurgeReport:
         """Erase from disk what was removed: segments are rewritten, the database vacuumed, its log truncated."""

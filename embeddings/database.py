@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,9 @@ def _count_live(connection: sqlite3.Connection) -> None:
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _note_kind, 2: _count_live}
 """Format -> the step that lifts an archive of that format to the next one, inside one transaction."""
 
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "davfs"})
+"""Kinds of file systems several hosts can mount and whose locks or shared memory do not hold between them."""
+
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _FULL_NAMES = (
     "SQLITE_FULL",
@@ -113,9 +117,20 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
 
     WAL with synchronous=FULL makes a returned commit durable; secure_delete zeroes what is removed; temporary tables
     stay in memory so that VACUUM leaves no copy on disk. The connection may cross threads: the store serialises it.
+    An archive in a folder that cannot be written is read as it lies, unless its log holds changes.
+
+    Raises:
+        ArchiveError: The folder cannot be written, and the log beside the database holds changes that would be missed.
     """
+    frozen = not create and not os.access(path.parent, os.W_OK)
+    if frozen and (log := path.with_name(f"{path.name}-wal")).exists() and log.stat().st_size:
+        raise ArchiveError(
+            f"The archive '{path.parent}' cannot be written, and its log holds changes that only a writer can bring "
+            "in: open it once where it can be written, or copy it with `radshot backup`."
+        )
+    mode = "rwc" if create else "ro&immutable=1" if frozen else "rw"
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
+        f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
@@ -126,12 +141,40 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        if not frozen:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def refuse_network(root: Path) -> None:
+    """Refuse a folder on a network file system: the log that SQLite and its readers share in memory is not safe there.
+
+    Raises:
+        ArchiveError: It lies on one.
+    """
+    kind = file_system_of(root)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ArchiveError(
+            f"The archive '{root}' would lie on a network file system ({kind}), where two hosts can damage it: keep it "
+            "on a local disk, and take copies with `radshot backup`."
+        )
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """Return the kind of file system a path lies on, "" where the system does not tell."""
+    place = path.resolve()
+    best, kind = -1, ""
+    with suppress(OSError):
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            _, point, name, *_ = f"{line}   ".split(" ")
+            where = point.replace("\\040", " ")
+            if place.is_relative_to(where) and len(where) >= best:
+                best, kind = len(where), name
+    return kind
 
 
 @contextmanager

@@ -117,7 +117,8 @@ class ImageLoader:
 
     def __call__(self, source: ImageSource) -> NDArray[np.float32]:
         """Return (C, H, W); raises ImageError."""
-        return self.expand([self.shrink(*self.read(source))])[0]
+        image: NDArray[np.float32] = self.expand([self.shrink(*self.read(source))])[0]
+        return image
 
 
 class BaseEncoder(ABC):

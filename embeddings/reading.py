@@ -67,6 +67,7 @@ class ReadableStore:
             ArchiveCorrupt: The database is damaged, or gone while segments are there.
             ArchiveError: It was written by a newer version.
         """
+        database.refuse_network(self.root)
         with self.reading() as connection:
             if not database.is_built(connection):
                 if any((self.root / FOLDER).glob("seg-*")):
@@ -90,6 +91,7 @@ class ReadableStore:
 
     def create(self, facts: dict[str, str]) -> None:
         """Make a new archive, or open the one that another process made meanwhile."""
+        database.refuse_network(self.root)
         with translated(self.root):
             (self.root / FOLDER).mkdir(parents=True, exist_ok=True)
         with self.writing():
