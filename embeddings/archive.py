@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import merging, quantised
 from .database import DATABASE_NAME, now
 from .errors import ArchiveError, EncoderMismatch, UnknownId
+from .image_warnings import odd_views
 from .lock import HOLDER_NAME, LOCK_NAME
 from .maintenance import PurgeReport, Refusal, VerifyReport, backup, measure, purge, refusals, verify
 from .metadata import check_text, encode_metadata, patient_of, patient_text
@@ -448,6 +449,12 @@ class Archive:
     def quarantine(self) -> list[Refusal]:
         """List the files that `embed_archive` refused and that have not succeeded since."""
         return refusals(self.store)
+
+    def odd_views(self) -> dict[str, str]:
+        """Return id -> one sentence for images of another view in an archive that else holds frontal radiographs."""
+        with self.store.viewing() as connection:
+            query = "SELECT id, json_extract(metadata, '$.view_position') FROM rows"
+            return odd_views(connection.execute(query))
 
     def get_note(self, key: str, default: Any = None) -> Any:
         """Return a small JSON document that belongs to the archive, or `default`."""

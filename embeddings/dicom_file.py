@@ -24,50 +24,13 @@ from pydicom.uid import (
 
 from .codestream import JPEG2000_SYNTAXES, codestream_size, decode_reduced
 from .errors import ImageError
-from .images import DEFAULT_MAX_PIXELS, JPEG2000_MARGIN, ImageIdentity, check_size, one_line
-from .quiet import quiet
-
-# Header fields kept beside a vector, and the metadata key of each: what one filters by; no names or dates of birth.
-IDENTITY_FIELDS = {
-    "Modality": "modality",
-    "BodyPartExamined": "body_part",
-    "ViewPosition": "view_position",
-    "ImageLaterality": "laterality",
-    "StudyInstanceUID": "study_uid",
-    "SeriesInstanceUID": "series_uid",
-    "SOPClassUID": "sop_class_uid",
-    "PhotometricInterpretation": "photometric",
-    "Rows": "rows",
-    "Columns": "columns",
-    "NumberOfFrames": "frames",
-}
+from .images import JPEG2000_MARGIN, check_size, one_line
 
 # Bytes a deflated file may grow to, per pixel allowed; beyond it is a bomb (a frame of 16 bits takes 2).
 _INFLATED_BYTES_PER_PIXEL = 4
 
 # Syntaxes whose only free decoder is one that the extra `dicom` leaves out for its licence (GPL).
 _JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-
-
-def read_identity(path: Path, sha256: str) -> ImageIdentity:
-    """Read what `image_identity` returns for a DICOM file: ids and the fields of `IDENTITY_FIELDS`, no pixels.
-
-    Raises:
-        ImageError: The header cannot be parsed.
-    """
-    name = str(path)
-    with quiet():
-        try:
-            header, _ = read_header(path, name, DEFAULT_MAX_PIXELS)
-            metadata = {
-                key: value for tag, key in IDENTITY_FIELDS.items() if (value := _plain(header.get(tag))) is not None
-            }
-            uid, patient = _plain(header.get("SOPInstanceUID")), _plain(header.get("PatientID"))
-        except ImageError:
-            raise
-        except Exception as error:  # parsers quote what they stumbled over: the message may hold a patient's name
-            raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
-    return ImageIdentity(None if uid is None else str(uid), sha256, None if patient is None else str(patient), metadata)
 
 
 def read_header(path: Path, name: str, max_pixels: int) -> tuple[Dataset, Path | Dataset]:
@@ -201,13 +164,3 @@ def _uid_name(value: Any, unknown: str) -> str:
     """Return the name the standard gives a UID, or `unknown`: a damaged element may hold any text."""
     name = UID(str(value)).name
     return unknown if name == str(value) else name
-
-
-def _plain(value: Any) -> str | int | None:
-    """Return an element's value as plain text or a whole number, None where it is empty."""
-    if value is None:
-        return None
-    if isinstance(value, int):
-        return int(value)
-    text = str(value).strip(" \0")
-    return text or None

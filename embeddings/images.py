@@ -167,7 +167,7 @@ def image_identity(path: str | os.PathLike[str]) -> ImageIdentity:
         raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
     if not _is_dicom(opening):
         return ImageIdentity(None, sha256)
-    from .dicom_file import read_identity
+    from .dicom_tags import read_identity
 
     return read_identity(file, sha256)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .archive import Archive
 from .database import DATABASE_NAME
+from .errors import ArchiveError
 from .ingest_job import FastEncode, IngestJob
 from .ingest_report import IngestReport
 from .inspection import Inspected, Inspector, Unread
@@ -35,6 +36,9 @@ MAX_WORKERS = 4
 
 MAX_BATCH_FILES = 1024
 """Files looked at, at most, before what was found out about them is committed and shown."""
+
+KEY_NOTE = "deidentification"
+"""Note that holds the fingerprint of the key an archive's pseudonyms were made with."""
 
 GLANCE_FILES = 512
 """Files whose size and time are compared with the database at once."""
@@ -137,6 +141,7 @@ def embed_listing(
     """Embed what was listed into an open archive of either kind; see `embed_archive`."""
     total = len(listing.records) + len(listing.repeats)
     processes = min(MAX_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    check_key(archive, deidentifier)
     with ExitStack() as stack:
         reader, threads = stack.enter_context(reader_for(encoder, processes, limits))
         inspector = Inspector(archive.store, reader, deidentifier)
@@ -150,6 +155,29 @@ def embed_listing(
             job.repeat(listing.repeats)
             show(job.report())
         return job.report()
+
+
+def check_key(archive: Archive, deidentifier: Deidentifier | None) -> None:
+    """Make sure that an archive is de-identified with one key, or not at all; a new one remembers which.
+
+    Raises:
+        ArchiveError: It is otherwise.
+    """
+    known = archive.get_note(KEY_NOTE)
+    given = None if deidentifier is None else deidentifier.key_id
+    if known == given:
+        return
+    if known is not None:
+        how = "without a key" if given is None else "with another key"
+        raise ArchiveError(
+            f"The archive '{archive.path}' is de-identified, and cannot be added to {how}: give the key it was begun "
+            "with."
+        )
+    if len(archive) or archive.quarantine():
+        raise ArchiveError(
+            f"The archive '{archive.path}' holds rows that are not de-identified: embed into a new one with the key."
+        )
+    archive.set_note(KEY_NOTE, given)
 
 
 def _inspected(records: Sequence[Record], inspector: Inspector, threads: int, ahead: int) -> Generator[Inspected]:

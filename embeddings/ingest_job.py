@@ -194,7 +194,8 @@ class IngestJob:
                 self._refused.append((again.path, reason))
                 continue
             with self._archive.store.reading() as connection:
-                row = connection.execute("SELECT id FROM files WHERE path = ?", (again.path,)).fetchone()
+                stored = self._inspector.stored_path(again.path)
+                row = connection.execute("SELECT id FROM files WHERE path = ?", (stored,)).fetchone()
             self._duplicates.append((again.path, again.id if row is None else row[0]))
         self._counts["seen"] += len(repeats)
 

@@ -130,6 +130,7 @@ class _SoFar:
 
     id: str
     patient: str | None = None
+    replaced: bool = False
 
 
 class Inspector:
@@ -144,17 +145,23 @@ class Inspector:
     def glance(self, records: Sequence[Record]) -> list[Inspected | Unread]:
         """Tell files that are as they were from those to be read; whatever goes wrong with one becomes a refusal."""
         shown = [printable(os.path.abspath(record.path)) for record in records]  # noqa: PTH100 (keeps links)
-        paths = shown if self._deidentifier is None else [self._deidentifier.path(path) for path in shown]
+        paths = [self.stored_path(path) for path in shown]
         known = recall(self._store, paths)
         return [
             self._glance(record, where, path, known.get(path, Known()))
             for record, where, path in zip(records, shown, paths, strict=True)
         ]
 
+    def stored_path(self, path: str) -> str:
+        """Return what the database calls a file: its absolute path, or a pseudonym of it."""
+        return path if self._deidentifier is None else self._deidentifier.path(path)
+
     def _glance(self, record: Record, shown: str, path: str, known: Known) -> Inspected | Unread:
         so_far = _SoFar(record.id)
         try:
             so_far.patient = self._patient(patient_of(record.metadata))
+            if record.refused is not None:
+                return self._refused(shown, path, so_far, record.refused)
             inside = record.root is None or not record.path.is_symlink()
             if not inside and not record.path.resolve().is_relative_to((record.root or record.path).resolve()):
                 return self._refused(shown, path, so_far, "is a link that leads out of its source folder")
@@ -213,7 +220,7 @@ class Inspector:
             name, facts = self._deidentifier.id(name), self._deidentifier.apply(facts)
             patient = patient_of(facts)
         facts = {"registered_at": now(), **facts, "path": path, "sha256": sha256}
-        so_far.id, so_far.patient = name, patient
+        so_far.id, so_far.patient, so_far.replaced = name, patient, True
         replaces = held is not None and held.own and held.row == name
         if not replaces and self._store.lookup("hash", [sha256]):
             return Inspected(file.shown, path, name, state, patient=patient, twin=True)
@@ -237,7 +244,10 @@ class Inspector:
         )
 
     def _refused(self, shown: str, path: str, so_far: _SoFar, reason: str) -> Inspected:
-        return Inspected(shown, path, so_far.id, patient=so_far.patient, reason=reason)
+        name = so_far.id
+        if self._deidentifier is not None and not so_far.replaced:
+            name = self._deidentifier.id(name)
+        return Inspected(shown, path, name, patient=so_far.patient, reason=reason)
 
     def _patient(self, patient: str | None) -> str | None:
         return patient if patient is None or self._deidentifier is None else self._deidentifier.patient(patient)

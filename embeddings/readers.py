@@ -15,15 +15,7 @@ from numpy.typing import NDArray
 
 from .decoding import Decoder, DecodingLimits, UnknownToDecoder, decoders
 from .encoders import BaseEncoder, ImageLoader
-
-try:
-    from .image_warnings import image_warnings
-except ImportError:
-
-    def image_warnings(grey, metadata):
-        return ()
-
-
+from .image_warnings import image_warnings
 from .images import ImageIdentity, image_identity, read_image
 
 if TYPE_CHECKING:

@@ -54,12 +54,14 @@ class Record:
         id: The row's id where the file carries no SOPInstanceUID; that one wins where it does.
         metadata: What is known about it; `patient` is its patient.
         root: The folder it must lie in once links are resolved, or None for anywhere.
+        refused: Why it is not to be read at all, one sentence without the path; None where it is.
     """
 
     path: Path
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     root: Path | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
