@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -134,9 +135,10 @@ def faster(
         if gain < LEAST_GAIN:
             reason = f"Vectors are computed in float32: bfloat16 is only {gain:.2f} times as fast here."
             return encoder.encode_loaded, PrecisionReport("float32", cosine, gain, reason)
+    down = math.floor(cosine * 1e5) / 1e5
     much = "" if gain is None else f", {gain:.1f} times as fast"
     reason = (
-        f"Vectors are computed in bfloat16{much}; their cosine with float32 is at least {cosine:.5f} on {len(shown)} "
+        f"Vectors are computed in bfloat16{much}; their cosine with float32 is at least {down:.5f} on {len(shown)} "
         "probe images."
     )
     return fast, PrecisionReport("bfloat16", cosine, gain, reason)

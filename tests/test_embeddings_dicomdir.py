@@ -42,7 +42,7 @@ def test_small_letters_on_the_disc_do_not_matter(file_set: Path) -> None:
     assert all(record.path.is_file() for record in records_from_dicomdir(file_set))
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+@pytest.mark.filterwarnings("ignore:.*for VR CS")
 def test_nothing_outside_is_read(file_set: Path, tmp_path: Path) -> None:
     directory = pydicom.dcmread(file_set)
     images = [r for r in directory.DirectoryRecordSequence if r.DirectoryRecordType == "IMAGE"]
