@@ -62,7 +62,7 @@ def test_nothing_outside_is_read(file_set: Path, tmp_path: Path) -> None:
     (missing,) = [record for record in records_from_dicomdir(file_set) if record.refused is None]
     assert not missing.path.exists()
     report = embed_archive(file_set, load_encoder("pixels-8"), tmp_path / "b", workers=0)
-    assert report.refused[-1][1] == "is missing"
+    assert dict(report.refused)[str(missing.path)] == "is missing"
 
 
 def test_what_is_no_dicomdir_is_one_sentence(tmp_path: Path) -> None:

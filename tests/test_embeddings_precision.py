@@ -77,10 +77,8 @@ def test_a_network_that_gives_nothing_finite_or_does_not_run_stays_in_float32() 
                 return images.flatten(1)[:, :4] * float("nan")
             return images.flatten(1)[:, :4]
 
-    for fails, sentence in (
-        (False, "has a cosine of only nan"),
-        (True, r"does not run in bfloat16 \(no kernel for this"),
-    ):
+    sentences = {False: "has a cosine of only nan", True: "does not run in bfloat16 (no kernel for this type)"}
+    for fails, sentence in sentences.items():
         encoder = TorchEncoder(Odd(fails), Preprocess(size=(8, 8)), name="odd")
         _, report = faster(encoder, probe(encoder), precision="bfloat16")
         assert report.chosen == "float32"
