@@ -24,7 +24,13 @@ class _Damaged(ValueError):
 
 
 def read_dicom(
-    path: Path, *, frame: int | None, window: tuple[float, float] | None, max_pixels: int, side: int | None = None
+    path: Path,
+    *,
+    frame: int | None,
+    window: tuple[float, float] | None,
+    max_pixels: int,
+    side: int | None = None,
+    hounsfield: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Read one frame of a DICOM file as it is meant to be seen.
 
@@ -43,6 +49,7 @@ def read_dicom(
         max_pixels: Rows x columns allowed.
         side: Rows and columns that will be resized to: a JPEG 2000 frame may be decoded at a half, a quarter ... of its
             resolution, see `images.read_reduced`. None decodes every pixel.
+        hounsfield: A window as `window`, where the modality is CT and no `window` is given.
 
     Returns:
         Grey levels in [0, 1], shape (rows, columns), or less where `side` allows it; and (rows, columns).
@@ -59,6 +66,8 @@ def read_dicom(
             stored = decode_frame(header, pixels, index, name, max_pixels, side=side)
             if not is_finite(stored):
                 raise ImageError(name, "holds NaN or infinite grey levels")
+            if window is None and str(header.get("Modality")) == "CT":
+                window = hounsfield
             if samples == 1 and str(header.PhotometricInterpretation).startswith("MONOCHROME"):
                 grey = _show_monochrome(stored, header, index, window)
             else:

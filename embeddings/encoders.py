@@ -8,7 +8,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ from .images import ImageSource, read_reduced
 from .preprocess import Preprocess
 from .similarity import SimilarityHead
 from .source_statistics import SourceStatistics
+from .windows import MARK, with_window
 
 # The file that makes a folder a checkpoint.
 CHECKPOINT_FILE = "encoder.json"
@@ -105,7 +106,12 @@ class ImageLoader:
         Raises:
             ImageError: It cannot be read.
         """
-        return read_reduced(source, self.preprocess.size if self.preprocess.decoding == "fast" else None)
+        form = self.preprocess
+        return read_reduced(source, form.size if form.decoding == "fast" else None, hounsfield=form.window)
+
+    def seen_through(self, window: tuple[float, float]) -> ImageLoader:
+        """Return a loader that shows computed tomography through a window in Hounsfield units."""
+        return ImageLoader(replace(self.preprocess, window=window))
 
     def shrink(self, grey: NDArray[np.float32], shape: tuple[int, int] | None = None) -> NDArray[Any]:
         """Bring what `read` returned to the network's size: uint8 or float32, see `Preprocess.compact`."""
@@ -223,7 +229,8 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
             the classical floor), "hf:<id or folder>" (any transformers vision model), "untrained:<backbone>[@seed]",
             a folder with encoder.json (an own checkpoint), "vectors:<file>" or a mapping from id to vector (made
             elsewhere), a torch module (wrapped with a default `Preprocess`; use `TorchEncoder` to choose another), or
-            an encoder, which is handed back.
+            an encoder, which is handed back. A name may end in "?window=lung" or "?window=40,80": computed tomography
+            is then seen through that window, see `embeddings.windows`.
         device: "auto" takes CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1" ...
 
     Returns:
@@ -249,7 +256,9 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
         return load_vectors(spec)
     if not isinstance(spec, str | os.PathLike):
         raise EncoderError(f"An encoder is named by {SPEC_FORMS}; got {type(spec).__name__}.")
-    text = os.fspath(spec)
+    text, mark, window = os.fspath(spec).partition(MARK)
+    if mark:
+        return with_window(load_encoder(text, device=device), window)  # type: ignore[no-any-return]
     encoder: BaseEncoder
     if match := re.fullmatch(r"(pixels|hog)-(\d{1,4})", text):
         from .classical import HogEncoder, PixelEncoder

@@ -103,6 +103,7 @@ def read_reduced(
     frame: int | None = None,
     window: tuple[float, float] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    hounsfield: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Read one grey image at no more resolution than is needed, where its format can.
 
@@ -112,6 +113,7 @@ def read_reduced(
     Args:
         source: As for `read_image`; so are the other arguments.
         at_least: Rows and columns the caller will resize to, or None for every pixel.
+        hounsfield: A window as `window`, for computed tomography in DICOM only.
 
     Returns:
         Grey levels in [0, 1], float32, and the rows and columns of the whole image, whose aspect ratio counts.
@@ -137,7 +139,9 @@ def read_reduced(
         if _is_dicom(opening):
             from .dicom import read_dicom
 
-            image, shape = read_dicom(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
+            image, shape = read_dicom(
+                path, frame=frame, window=window, max_pixels=max_pixels, side=side, hounsfield=hounsfield
+            )
         else:
             image, shape = _from_pillow(path, frame=frame, window=window, max_pixels=max_pixels, side=side)
     if not is_finite(image):

@@ -8,18 +8,21 @@ whole archive up to `WIDEST` candidates.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import zlib
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArchiveCorrupt
-from .quantised import normalised
+from .quantised import Proposal, normalised
 from .reading import PARAMETERS, READ_ATTEMPTS
 from .view import Part, View, Viewer, places_where, row_at, selecting
 
@@ -203,12 +206,20 @@ class _Batch:
         """Return part and position (m, width) of the candidates, and per query the cosine no other row can exceed."""
         queries = self._unit[todo]
         found, values, slack = [], [], np.zeros(len(todo))
-        for part in self._parts:
-            places, scores, loss = part.material.propose(queries, min(width, part.count), part.parameters)
+        jobs = [(number, shard) for number, part in enumerate(self._parts) for shard in range(part.material.shards)]
+
+        def propose(job: tuple[int, int]) -> Proposal:
+            return self._parts[job[0]].propose(queries, width, job[1])
+
+        # FAISS spreads queries over the processors; where there are too few of those, the shards are spread instead.
+        alone = len(todo) >= (os.cpu_count() or 1) or len(jobs) == 1
+        for places, scores, loss in map(propose, jobs) if alone else _threads(os.getpid()).map(propose, jobs):
             found.append(places)
             values.append(np.where(places < 0, -np.inf, scores))
             slack = np.maximum(slack, loss)
-        which = np.concatenate([np.full(places.shape, number) for number, places in enumerate(found)], axis=1)
+        which = np.concatenate(
+            [np.full(places.shape, number) for (number, _), places in zip(jobs, found, strict=True)], axis=1
+        )
         places, scores = np.concatenate(found, axis=1), np.concatenate(values, axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
         last = np.take_along_axis(scores, order[:, -1:], axis=1)[:, 0]
@@ -260,6 +271,12 @@ class _Batch:
                         "verify` for the extent of it and restore a backup."
                     )
         return rows
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process that search shards, made by the first search that needs them."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="radshot-search")
 
 
 def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -36,6 +36,8 @@ class Preprocess:
             "percentile" stretches its 1st to 99th percentile.
         decoding: "fast" decodes an image at no more resolution than `size` needs, where its format can, and keeps 256
             grey levels of the resized image, as training does; "full" decodes every pixel and keeps float32.
+        window: (centre, width) in Hounsfield units that computed tomography is seen through instead of the window its
+            files ask for, or None. Other modalities have no such scale and are seen as before.
 
     Raises:
         ValueError: A field is outside what is allowed.
@@ -53,6 +55,7 @@ class Preprocess:
     std: tuple[float, ...] = (0.25,)
     contrast: Contrast = "none"
     decoding: Decoding = "fast"
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check every field and turn lists (from JSON) into tuples."""
@@ -76,6 +79,11 @@ class Preprocess:
                 )
         if min(std) <= 0:
             raise ValueError(f"std must be above 0; got {std}.")
+        if self.window is not None:
+            window = tuple(float(value) for value in _sequence("window", self.window))
+            if len(window) != 2 or not np.all(np.isfinite(window)) or window[1] <= 0:
+                raise ValueError(f"window must be (centre, width) with a width above 0; got {self.window!r}.")
+            object.__setattr__(self, "window", window)
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
@@ -162,6 +170,8 @@ class Preprocess:
         document = asdict(self)
         if self.decoding == "full":
             del document["decoding"]
+        if self.window is None:
+            del document["window"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
 
     @classmethod

@@ -45,11 +45,18 @@ BLOCK = 1 << 24
 ROWS_AT_ONCE = 8192
 """Rows quantised at a time."""
 
+SHARD = 1 << 17
+"""Rows searched by one thread at a time where there are fewer queries than processors."""
+
 LEVELS = 127
 """Codes go from -127 to 127."""
 
 _START = struct.Struct("<8sI32s")
 _MAX_HEADER = 1 << 24
+
+
+Proposal = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+"""Positions (m, width), -1 where there are no more; approximate cosines (m, width); slack (m,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +69,7 @@ class Codes:
         checksums: uint32 (n,), zlib.crc32 of each float32 row as it is stored.
         farthest: The largest distance between a row's (x - mean) / step and its code, Euclidean.
         longest: The largest length of a code.
-        index: A faiss.IndexScalarQuantizer that holds the codes.
+        shards: Indexes of faiss.IndexScalarQuantizer that hold the codes of `SHARD` rows each.
     """
 
     mean: NDArray[np.float32]
@@ -70,17 +77,16 @@ class Codes:
     checksums: NDArray[np.uint32]
     farthest: float
     longest: float
-    index: Any
+    shards: tuple[Any, ...]
 
-    def propose(
-        self, queries: NDArray[np.float32], width: int, parameters: Any = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Find the rows whose approximate similarity is largest.
+    def propose(self, queries: NDArray[np.float32], width: int, parameters: Any = None, *, shard: int) -> Proposal:
+        """Find the rows of one shard whose approximate similarity is largest.
 
         Args:
             queries: Normalised rows (m, d).
             width: Rows wanted per query.
-            parameters: FAISS search parameters that select rows, or None for all.
+            parameters: FAISS search parameters that select rows of the shard, or None for all.
+            shard: Which.
 
         Returns:
             Positions (m, width), -1 where there are no more; approximate cosines (m, width), descending; and by how
@@ -90,12 +96,13 @@ class Codes:
         largest = np.abs(scaled).max(axis=1, initial=0.0)
         unit = np.where(largest > 0, largest / LEVELS, 1.0)[:, None]
         whole = np.rint(scaled / unit)
-        values, found = self.index.search(whole.astype(np.float32), width, params=parameters)
+        values, found = self.shards[shard].search(whole.astype(np.float32), width, params=parameters)
         offset = queries.astype(np.float64) @ self.mean.astype(np.float64)
         lost = np.linalg.norm(scaled - whole * unit, axis=1)
         # <s, y> - <w, c> = <s, y - c> + <s - w, c> for s the scaled query, w its whole numbers, y the row, c its code
         slack = np.linalg.norm(scaled, axis=1) * self.farthest + lost * self.longest + 1e-6
-        return found, values.astype(np.float64) * unit + offset[:, None], slack
+        places = np.where(found < 0, found, found + shard * SHARD)
+        return places, values.astype(np.float64) * unit + offset[:, None], slack
 
 
 def codes_path(root: Path, segment: Segment) -> Path:
@@ -108,8 +115,7 @@ def build_codes(rows: NDArray[np.float32]) -> Codes:
     count, dim = rows.shape
     mean, reach = _centre_and_reach(rows)
     step = np.where(reach > 0, reach / LEVELS, 1.0).astype(np.float32)
-    index = _empty_index(count, dim)
-    codes = _memory_of(index, count * dim).reshape(count, dim)
+    shards, memory = _empty_shards(count, dim)
     checksums = np.empty(count, dtype=np.uint32)
     farthest = longest = 0.0
     for start in range(0, count, ROWS_AT_ONCE):
@@ -117,10 +123,11 @@ def build_codes(rows: NDArray[np.float32]) -> Codes:
         checksums[start : start + len(part)] = [zlib.crc32(row.data) for row in part]
         exact = (normalised(part) - mean) / step
         whole = np.clip(np.rint(exact), -LEVELS, LEVELS)
-        codes[start : start + len(part)] = (whole + 128).astype(np.uint8)
+        codes = memory[start // SHARD].reshape(-1, dim)
+        codes[start % SHARD : start % SHARD + len(part)] = (whole + 128).astype(np.uint8)
         farthest = max(farthest, float(np.linalg.norm(exact - whole, axis=1).max(initial=0.0)))
         longest = max(longest, float(np.linalg.norm(whole, axis=1).max(initial=0.0)))
-    return Codes(mean, step, checksums, farthest, longest, index)
+    return Codes(mean, step, checksums, farthest, longest, shards)
 
 
 def _centre_and_reach(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -150,7 +157,7 @@ def write_codes(root: Path, segment: Segment, codes: Codes) -> None:
     """
     count, dim = len(codes.checksums), len(codes.mean)
     body = [codes.mean.view(np.uint8), codes.step.view(np.uint8), codes.checksums.view(np.uint8)]
-    body.append(_memory_of(codes.index, count * dim))
+    body += [_memory_of(shard) for shard in codes.shards]
     header = {
         "format": CODES_FORMAT,
         "segment": segment.sha256,
@@ -194,11 +201,11 @@ def read_codes(root: Path, segment: Segment, dim: int) -> Codes | None:
             body = [mean.view(np.uint8), step.view(np.uint8), checksums.view(np.uint8)]
             if os.fstat(file.fileno()).st_size != _START.size + length + sum(map(len, body)) + count * dim:
                 return None  # before memory is taken for what is not there
-            index = _empty_index(count, dim)
-            body.append(_memory_of(index, count * dim))
+            shards, memory = _empty_shards(count, dim)
+            body += memory
             if not _filled(file.fileno(), _START.size + length, body, header["blocks"]):
                 return None
-            return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), index)
+            return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), shards)
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
 
@@ -231,19 +238,22 @@ def _parts(array: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return [array[at : at + BLOCK] for at in range(0, len(array), BLOCK)]
 
 
-def _empty_index(count: int, dim: int) -> Any:
+def _empty_shards(count: int, dim: int) -> tuple[tuple[Any, ...], list[NDArray[np.uint8]]]:
+    """Return indexes for so many rows, and their memory, to be filled with codes."""
     faiss = import_faiss()
-    index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
-    index.codes.resize(count * dim)
-    index.ntotal = count
-    return index
+    shards = []
+    for start in range(0, count, SHARD):
+        rows = min(SHARD, count - start)
+        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
+        index.codes.resize(rows * dim)
+        index.ntotal = rows
+        shards.append(index)
+    return tuple(shards), [_memory_of(shard) for shard in shards]
 
 
-def _memory_of(index: Any, size: int) -> NDArray[np.uint8]:
+def _memory_of(index: Any) -> NDArray[np.uint8]:
     """Return a FAISS index's codes as an array that shares its memory."""
-    if size == 0:
-        return np.empty(0, dtype=np.uint8)
-    memory: NDArray[np.uint8] = import_faiss().rev_swig_ptr(index.codes.data(), size)
+    memory: NDArray[np.uint8] = import_faiss().rev_swig_ptr(index.codes.data(), index.codes.size())
     return memory
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from .encoders import BaseEncoder
 from .errors import EncoderError
-from .images import ImageSource, read_image
+from .images import ImageSource, read_reduced
 from .quiet import quiet
 from .torch_encoder import choose_device, device_of, weights_fingerprint
 
@@ -34,10 +34,16 @@ class ProcessorLoader:
     """Reads one image and hands it to a transformers image processor as 8-bit grey repeated in three channels."""
 
     processor: Any
+    window: tuple[float, float] | None = None
+
+    def seen_through(self, window: tuple[float, float]) -> ProcessorLoader:
+        """Return a loader that shows computed tomography through a window in Hounsfield units."""
+        return ProcessorLoader(self.processor, window)
 
     def __call__(self, source: ImageSource) -> NDArray[np.float32]:
         """Return (C, H, W); raises ImageError."""
-        grey = Image.fromarray(np.rint(read_image(source) * 255.0).astype(np.uint8))
+        values, _ = read_reduced(source, None, hounsfield=self.window)
+        grey = Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
         pixels = self.processor(images=grey.convert("RGB"), return_tensors="np")["pixel_values"]
         return np.asarray(pixels[0], dtype=np.float32)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .database import ROW_COLUMNS, row_crc
-from .quantised import Codes, import_faiss, load_or_build, normalised
+from .quantised import SHARD, Codes, Proposal, import_faiss, load_or_build, normalised
 from .segments import Segment, map_segment, read_segment
 
 if TYPE_CHECKING:
@@ -38,12 +38,15 @@ class Material:
     codes: Codes | None
     plain: Any
 
-    def propose(
-        self, queries: NDArray[np.float32], width: int, parameters: Any
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    @property
+    def shards(self) -> int:
+        """In how many pieces it is searched."""
+        return 1 if self.codes is None else len(self.codes.shards)
+
+    def propose(self, queries: NDArray[np.float32], width: int, parameters: Any, *, shard: int) -> Proposal:
         """As `Codes.propose`."""
         if self.codes is not None:
-            return self.codes.propose(queries, width, parameters)
+            return self.codes.propose(queries, width, parameters, shard=shard)
         values, found = self.plain.search(queries, width, params=parameters)
         rounding = 4.0 * (queries.shape[1] + 8) * float(np.finfo(np.float32).eps)
         return found, values.astype(np.float64), np.full(len(queries), rounding)
@@ -58,14 +61,19 @@ class Part:
         material: What searching it takes.
         live: bool (n,), the rows that count; None for all.
         count: How many those are.
-        parameters: FAISS search parameters that select them, None for all.
+        parameters: FAISS search parameters that select them, one for each shard; None for all.
     """
 
     segment: Segment
     material: Material
     live: NDArray[np.bool_] | None
     count: int
-    parameters: Any
+    parameters: tuple[Any, ...] | None
+
+    def propose(self, queries: NDArray[np.float32], width: int, shard: int) -> Proposal:
+        """As `Codes.propose`, of the rows that count."""
+        chosen = None if self.parameters is None else self.parameters[shard]
+        return self.material.propose(queries, min(width, self.count), chosen, shard=shard)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +91,12 @@ class View:
     count: int
 
 
-def selecting(live: NDArray[np.bool_]) -> Any:
-    """Return FAISS search parameters that look at some rows only."""
+def selecting(live: NDArray[np.bool_]) -> tuple[Any, ...]:
+    """Return FAISS search parameters that look at some rows only, one for each shard."""
+    return tuple(_selecting(live[start : start + SHARD]) for start in range(0, len(live), SHARD))
+
+
+def _selecting(live: NDArray[np.bool_]) -> Any:
     faiss = import_faiss()
     bits = np.packbits(live, bitorder="little")
     selector = faiss.IDSelectorBitmap(bits)

@@ -53,8 +53,13 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view_module, "QUANTISED_ROWS", 512)
 
 
-@pytest.fixture
-def archive(tmp_path: Path, small_limits: None) -> Iterator[Archive]:
+@pytest.fixture(params=[1 << 17, 1000])
+def archive(
+    tmp_path: Path, small_limits: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Archive]:
+    for module in (quantised_module, view_module):
+        monkeypatch.setattr(module, "SHARD", request.param)
+    monkeypatch.setattr(quantised_module, "ROWS_AT_ONCE", 500)
     with make(tmp_path / "a") as held:
         fill(held, clustered(6000))
         yield held
@@ -182,7 +187,7 @@ def test_the_bound_holds_and_the_codes_are_close() -> None:
     rows[:, 0] *= 30  # one dimension of another scale
     codes = build_codes(rows)
     queries = normalised(clustered(10, seed=2))
-    found, approximate, slack = codes.propose(queries, 3000)
+    found, approximate, slack = codes.propose(queries, 3000, shard=0)
     for query, places, values, bound in zip(queries, found, approximate, slack, strict=True):
         exact = cosines(query, rows[places])
         assert np.abs(exact - values).max() <= bound
@@ -198,7 +203,7 @@ def test_codes_are_read_back_or_not_at_all(tmp_path: Path) -> None:
     back = read_codes(tmp_path, segment, DIM)
     assert back is not None
     queries = normalised(clustered(4, seed=1))
-    for mine, theirs in zip(codes.propose(queries, 9), back.propose(queries, 9), strict=True):
+    for mine, theirs in zip(codes.propose(queries, 9, shard=0), back.propose(queries, 9, shard=0), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     other = Segment(1, segment.name, "b" * 64, 700)
     assert read_codes(tmp_path, other, DIM) is None
