@@ -2,12 +2,12 @@
 
     python benchmarks/search.py --rows 1000000 --dim 512 --work /tmp/search
 
-Vectors are synthetic: 2,000 clusters of normal vectors with normal noise (sigma 0.7); queries are rows with 2 % noise. Both
-sides answer the same queries in the same process in turn; a ratio is the peer's time over ours, the median of the pairs.
-The peers: faiss.IndexFlatIP on normalised vectors; the same with more neighbours asked for until ten pass the filter;
-`import torch` and faiss.read_index of that index for the cold start (no network is loaded, which favours the peer);
-scikit-learn's KNeighborsClassifier(metric="cosine", algorithm="brute"), fitted again for every added row. Memory is what
-the process holds privately (RssAnon) with each index after a search, less what it held before.
+Vectors are synthetic: 2,000 clusters of normal vectors with normal noise (sigma 0.7); queries are rows with 2 % noise.
+Both sides answer the same queries in the same process in turn; a ratio is the peer's time over ours, the median of the
+pairs. The peers: faiss.IndexFlatIP on normalised vectors; the same with more neighbours asked for until ten pass the
+filter; `import torch` and faiss.read_index of that index for the cold start (no network is loaded, which favours the
+peer); scikit-learn's KNeighborsClassifier(metric="cosine", algorithm="brute"), fitted again for every added row. Memory
+is what the process holds privately (RssAnon) after a search, less what it held before.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _OTHER_KIND = {
 }
 _KINDS = ("added", "duplicate", "conflict")
 _OWN_NAMES = {
-    *(DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"),
+    *(DATABASE_NAME, *(f"{DATABASE_NAME}-{own}" for own in ("journal", "wal", "shm"))),
     *(LOCK_NAME, HOLDER_NAME, merging.LOCK_NAME, FOLDER, quantised.FOLDER),
 }
 

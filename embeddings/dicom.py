@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from .dicom_file import check_header, decode_frame, frame_count, read_header
 from .errors import ImageError
 from .greyscale import WINDOW_FUNCTIONS, apply_window, is_finite, look_up, luminance, stretch
-from .images import choose_frame
+from .images import DEFAULT_MAX_PIXELS, choose_frame
 from .quiet import quiet
 
 
@@ -80,6 +80,50 @@ def read_dicom(
         except _Damaged as error:
             raise ImageError(name, f"its DICOM header is damaged ({error})") from error
         except Exception as error:  # parsers raise anything, and quote what they stumbled over: perhaps a name
+            raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
+
+
+def read_modality_values(
+    path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool]:
+    """Read one slice in modality units, before any window (PS3.3 C.11.1).
+
+    Args:
+        path: A regular file with grey pixels; of several frames the middle one.
+        max_pixels: Rows x columns allowed.
+
+    Returns:
+        Values (rows, columns), Hounsfield units for CT, padding at the smallest of the others; the window (centre,
+        width) the file asks for, or None; and whether low values are bright (MONOCHROME1).
+
+    Raises:
+        ImageError: As for `read_dicom`, or it is in colour.
+    """
+    name = str(path)
+    with quiet():
+        try:
+            header, pixels = read_header(path, name, max_pixels)
+            samples = check_header(header, name, max_pixels)
+            photometric = str(header.PhotometricInterpretation)
+            if samples != 1 or not photometric.startswith("MONOCHROME"):
+                raise ImageError(name, "is in colour: a slice of a volume has grey values")
+            index = choose_frame(name, None, frame_count(header))
+            stored = decode_frame(header, pixels, index, name, max_pixels)
+            padding = _padding(stored, header)
+            values = _to_modality_units(stored, header, index)
+            if not is_finite(values):
+                raise ImageError(name, "holds NaN or infinite grey levels")
+            if padding is not None and not padding.all():
+                values[padding] = values[~padding].min()
+            group = _functional_group(header, index, "FrameVOILUTSequence")
+            centre, width = _number(group.get("WindowCenter")), _number(group.get("WindowWidth"))
+            window = None if centre is None or width is None or width <= 0 else (centre, width)
+            return values, window, photometric == "MONOCHROME1"
+        except ImageError:
+            raise
+        except MemoryError as error:
+            raise ImageError(name, "does not fit into memory") from error
+        except Exception as error:  # as in read_dicom
             raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
 
 

@@ -28,7 +28,7 @@ CHECKPOINT_FILE = "encoder.json"
 
 # What a spec may look like; shown whole in errors.
 SPEC_FORMS = (
-    '"pixels-32", "hog-64", "hf:<id or folder>", "untrained:<backbone>[@seed]", '
+    '"pixels-32", "hog-64", "hf:<id or folder>", "untrained:<backbone>[@seed]", "3d:<network>[@seed]", '
     '"vectors:<file>", a folder with encoder.json or a torch module'
 )
 
@@ -273,6 +273,10 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
         from .precomputed import load_vectors
 
         encoder = load_vectors(text.removeprefix("vectors:"))
+    elif text.startswith("3d:"):
+        from .volume_encoder import volume_encoder
+
+        encoder = volume_encoder(text.removeprefix("3d:"), device=device)
     elif text.startswith("untrained:"):
         from .torch_encoder import untrained_encoder
 

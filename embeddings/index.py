@@ -57,9 +57,9 @@ class SearchResult:
 class Index:
     """Search over a snapshot, or over an archive's newest version whatever it is at each search.
 
-    Snapshots and small archives are searched exactly in float32. Larger archives are searched by the cosine from
-    8-bit codes kept beside them, and ranked by the stored float32 vectors, see `embeddings.large_search`; selections of
-    their rows are searched exactly.
+    Snapshots and small archives are searched in float32. Larger archives are searched by the cosine from 8-bit codes
+    kept beside them, and ranked by the stored float32 vectors, see `embeddings.large_search`. Answers are exact up to
+    20,000 rows and over selections of rows; above, nearly always, and `SearchResult.exact` says whether.
     """
 
     def __init__(self, source: Snapshot | Archive, *, metric: Metric = "cosine") -> None:

@@ -29,8 +29,14 @@ from .view import Part, View, Viewer, places_where, row_at, selecting
 if TYPE_CHECKING:
     from .reading import ReadableStore
 
-SPARE = 64
+SPARE = 32
 """Candidates ranked beyond k; four times as many where those do not suffice."""
+
+PROPOSED = 1024
+"""Candidates looked for at once: to look costs the same for few and for many."""
+
+EXACT_ROWS = 20_000
+"""Whole archives up to this many rows are searched until every answer is proven."""
 
 WIDEST = 4096
 """Candidates per query over a whole archive, at most: beyond these the answer is given unproven."""
@@ -111,7 +117,7 @@ class LargeSearch:
         exact = True
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             batch = _Batch(self._store, connection, parts, count, queries[start : start + QUERIES_AT_ONCE], wanted)
-            for names, scores, proven in batch.answers(whole=among is None):
+            for names, scores, proven in batch.answers(selected=among is not None):
                 ids.append(names)
                 similarities.append(scores)
                 exact = exact and proven
@@ -173,37 +179,38 @@ class _Batch:
         self._unit = normalised(queries)
         self._wanted = wanted
 
-    def answers(self, *, whole: bool) -> list[tuple[list[str], NDArray[np.float64], bool]]:
+    def answers(self, *, selected: bool) -> list[tuple[list[str], NDArray[np.float64], bool]]:
         """Return ids, cosines and whether they are proven, per query.
 
         Args:
-            whole: Whether all rows are searched, and unproven answers are allowed after `WIDEST` candidates.
+            selected: Whether only a selection of the rows is searched. Its answers are always proven, as are those of
+                whole archives up to `EXACT_ROWS`.
         """
         done: list[tuple[list[str], NDArray[np.float64], bool]] = [([], np.empty(0), True)] * len(self._queries)
         todo = np.arange(len(self._queries))
-        width = self._wanted + SPARE
+        widest = self._count if selected or self._count <= EXACT_ROWS else WIDEST
+        width = max(self._wanted + SPARE, PROPOSED)
         while len(todo) and self._wanted:
-            if 2 * width >= self._count or (not whole and self._count <= SMALL_SELECTION):
+            if 2 * width >= self._count or (selected and self._count <= SMALL_SELECTION):
                 for query in todo.tolist():
                     done[query] = (*self._everything(query), True)
                 break
             which, places, reach = self._propose(todo, width)
             later = []
             for row, query in enumerate(todo.tolist()):
-                names, scores = self._best(query, which[row], places[row])
-                proven = bool(len(scores) == self._wanted and scores[-1] > reach[row])
-                if proven or (whole and width >= WIDEST):
+                names, scores, proven = self._ranked(query, which[row], places[row], reach[row])
+                if proven or width >= widest:
                     done[query] = names, scores, proven
                 else:
                     later.append(query)
             todo = np.asarray(later, dtype=np.int64)
-            width = min(4 * width, WIDEST) if whole and width < WIDEST else 4 * width
+            width = 4 * width if width >= widest else min(4 * width, widest)
         return done
 
     def _propose(
         self, todo: NDArray[np.int64], width: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return part and position (m, width) of the candidates, and per query the cosine no other row can exceed."""
+        """Return part and position (m, width) of the candidates, best first, and what no row behind them can exceed."""
         queries = self._unit[todo]
         found, values, slack = [], [], np.zeros(len(todo))
         jobs = [(number, shard) for number, part in enumerate(self._parts) for shard in range(part.material.shards)]
@@ -221,9 +228,24 @@ class _Batch:
             [np.full(places.shape, number) for (number, _), places in zip(jobs, found, strict=True)], axis=1
         )
         places, scores = np.concatenate(found, axis=1), np.concatenate(values, axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-        last = np.take_along_axis(scores, order[:, -1:], axis=1)[:, 0]
-        return np.take_along_axis(which, order, axis=1), np.take_along_axis(places, order, axis=1), last + slack
+        if scores.shape[1] > width:
+            best = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+            which, places, scores = (np.take_along_axis(array, best, axis=1) for array in (which, places, scores))
+        order = np.argsort(-scores, axis=1, kind="stable")
+        which, places, scores = (np.take_along_axis(array, order, axis=1) for array in (which, places, scores))
+        return which, places, scores + slack[:, None]
+
+    def _ranked(
+        self, query: int, which: NDArray[np.int64], places: NDArray[np.int64], reach: NDArray[np.float64]
+    ) -> tuple[list[str], NDArray[np.float64], bool]:
+        """Rank as many of the candidates as it takes to prove the answer, and say whether it is proven."""
+        width = self._wanted + SPARE
+        while True:
+            names, scores = self._best(query, which[:width], places[:width])
+            proven = bool(len(scores) == self._wanted and scores[-1] > reach[min(width, len(reach)) - 1])
+            if proven or width >= len(places):
+                return names, scores, proven
+            width *= 4
 
     def _everything(self, query: int) -> tuple[list[str], NDArray[np.float64]]:
         """Score every row there is."""

@@ -17,11 +17,8 @@ from .segments import Segment, map_segment, read_segment
 if TYPE_CHECKING:
     from .reading import ReadableStore
 
-EXACT_ROWS = 20_000
-"""Archives up to this many rows are searched in float32; above, segments are searched in 8 bits and ranked again."""
-
 QUANTISED_ROWS = 4096
-"""Segments below this many rows are searched in float32 in any case."""
+"""Segments from this many rows on are searched in 8 bits, and what is found is ranked again; others in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +129,10 @@ class Viewer:
         if count != store.digest_of(connection)[0]:
             raise store.damaged("its segments do not have as many live rows as it says")
         known = {} if before is None else {part.segment: part for part in before.parts}
-        quantised = count > EXACT_ROWS
         parts = []
         materials = {}
         for segment in segments:
-            wanted = (segment.name, quantised and segment.rows >= QUANTISED_ROWS)
+            wanted = (segment.name, segment.rows >= QUANTISED_ROWS)
             material = self._materials.get(wanted) or self._material(segment, codes=wanted[1])
             materials[wanted] = material
             same = known.get(segment)

@@ -49,7 +49,7 @@ def fill(archive: Archive, vectors: NDArray[np.float32], first: int = 0, step: i
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few thousand rows count as a large archive."""
-    monkeypatch.setattr(view_module, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(large_module, "EXACT_ROWS", 1000)
     monkeypatch.setattr(view_module, "QUANTISED_ROWS", 512)
 
 
@@ -176,6 +176,9 @@ def test_too_many_equals_are_answered_but_not_called_proven(
         assert not found.exact
         assert len(found.ids[0]) == 4
         assert Index(archive).search(rows[:1], 4, where={"modality": "MR"}).exact
+        monkeypatch.setattr(large_module, "EXACT_ROWS", 3000)
+        found = Index(archive).search(rows[:1], 4)
+        assert found.exact and found.ids[0] == slow(archive, rows[0], 4)
 
 
 def test_recall_is_measured(archive: Archive) -> None:
