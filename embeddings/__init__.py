@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from .backbone_names import BACKBONES
     from .backbones import build_backbone
     from .classical import HogEncoder, PixelEncoder
+    from .decoding import DecodingLimits
+    from .deidentification import Deidentifier
+    from .dicomdir import records_from_dicomdir
     from .encoders import Encoder, ImageLoader, load_encoder
     from .errors import (
         ArchiveCorrupt,
         ArchiveError,
         ArchiveLocked,
+        DecoderUnavailable,
         EncoderError,
         EncoderMismatch,
         ImageError,
@@ -27,9 +31,14 @@ if TYPE_CHECKING:
         UnknownEncoder,
         UnknownId,
     )
+    from .export import export_encoder
+    from .exported_encoder import ExportedEncoder
+    from .image_warnings import WARNINGS
     from .images import DEFAULT_MAX_PIXELS, ImageIdentity, ImageSource, image_identity, read_image
     from .index import Index, SearchResult
     from .ingest import IngestReport, embed_archive
+    from .large_search import Selection
+    from .precision import PrecisionReport, faster
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
@@ -39,19 +48,29 @@ if TYPE_CHECKING:
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_backbone import trainable_from
     from .transformers_encoder import TransformersEncoder
+    from .volume_encoder import VolumeEncoder
+    from .volume_ingest import embed_volumes
+    from .volume_pictures import encode_volume
+    from .windows import WINDOWS, parse_window
 
 # Each public name and the module that holds it; a module is imported when one of its names is first asked for.
 _HOMES = {
     "BACKBONES": "backbone_names",
     "DEFAULT_MAX_PIXELS": "images",
+    "WARNINGS": "image_warnings",
+    "WINDOWS": "windows",
     "AddReport": "archive",
     "Archive": "archive",
     "ArchiveCorrupt": "errors",
     "ArchiveError": "errors",
     "ArchiveLocked": "errors",
+    "DecoderUnavailable": "errors",
+    "DecodingLimits": "decoding",
+    "Deidentifier": "deidentification",
     "Encoder": "encoders",
     "EncoderError": "errors",
     "EncoderMismatch": "errors",
+    "ExportedEncoder": "exported_encoder",
     "HogEncoder": "classical",
     "ImageError": "errors",
     "ImageIdentity": "images",
@@ -60,11 +79,13 @@ _HOMES = {
     "Index": "index",
     "IngestReport": "ingest",
     "PixelEncoder": "classical",
+    "PrecisionReport": "precision",
     "PrecomputedEncoder": "precomputed",
     "Preprocess": "preprocess",
     "Record": "sources",
     "ReembedReport": "reembedding",
     "SearchResult": "index",
+    "Selection": "large_search",
     "SimilarityHead": "similarity",
     "Snapshot": "archive",
     "SourceError": "errors",
@@ -76,13 +97,20 @@ _HOMES = {
     "UnknownEncoder": "errors",
     "UnknownId": "errors",
     "VerifyReport": "archive",
+    "VolumeEncoder": "volume_encoder",
     "build_backbone": "backbones",
     "embed_archive": "ingest",
+    "embed_volumes": "volume_ingest",
+    "encode_volume": "volume_pictures",
+    "export_encoder": "export",
+    "faster": "precision",
     "image_identity": "images",
     "load_checkpoint": "torch_encoder",
     "load_encoder": "encoders",
+    "parse_window": "windows",
     "printable": "sources",
     "read_image": "images",
+    "records_from_dicomdir": "dicomdir",
     "records_from_folder": "sources",
     "records_from_table": "sources",
     "reembed_archive": "reembedding",
@@ -95,14 +123,20 @@ __distribution__ = "radshot"
 __all__ = [
     "BACKBONES",
     "DEFAULT_MAX_PIXELS",
+    "WARNINGS",
+    "WINDOWS",
     "AddReport",
     "Archive",
     "ArchiveCorrupt",
     "ArchiveError",
     "ArchiveLocked",
+    "DecoderUnavailable",
+    "DecodingLimits",
+    "Deidentifier",
     "Encoder",
     "EncoderError",
     "EncoderMismatch",
+    "ExportedEncoder",
     "HogEncoder",
     "ImageError",
     "ImageIdentity",
@@ -111,11 +145,13 @@ __all__ = [
     "Index",
     "IngestReport",
     "PixelEncoder",
+    "PrecisionReport",
     "PrecomputedEncoder",
     "Preprocess",
     "Record",
     "ReembedReport",
     "SearchResult",
+    "Selection",
     "SimilarityHead",
     "Snapshot",
     "SourceError",
@@ -127,13 +163,20 @@ __all__ = [
     "UnknownEncoder",
     "UnknownId",
     "VerifyReport",
+    "VolumeEncoder",
     "build_backbone",
     "embed_archive",
+    "embed_volumes",
+    "encode_volume",
+    "export_encoder",
+    "faster",
     "image_identity",
     "load_checkpoint",
     "load_encoder",
+    "parse_window",
     "printable",
     "read_image",
+    "records_from_dicomdir",
     "records_from_folder",
     "records_from_table",
     "reembed_archive",

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import SourceError
-from .metadata import patient_text
+from .metadata import is_missing, patient_text
+from .sources import printable
 
 LEAST_KEY_BYTES = 32
 """A key has at least as many bytes as the hash."""
@@ -25,35 +26,51 @@ LEAST_KEY_BYTES = 32
 DATE_RANGE_DAYS = 3650
 """A patient's dates are moved back by 1 to so many days, the same for all of them: intervals stay."""
 
+LEAST_DISTINCT_BYTES = 12
+"""Of 32 random bytes fewer than so many are distinct less than once in 10^20 keys: such a key is no random one."""
+
+LONGEST_TEXT = 64
+"""A kept text is a code or a name of equipment, which DICOM limits to so many characters (PS3.5 6.2, CS and LO)."""
+
 Action = Literal["keep", "patient", "uid", "date", "remove"]
 
-ACTIONS: dict[str, Action] = {
-    "patient": "patient",  # Patient ID (0010,0020): Z
-    "study_uid": "uid",  # Study Instance UID (0020,000D): U
-    "series_uid": "uid",  # Series Instance UID (0020,000E): U
-    "study_date": "date",  # Study Date (0008,0020): Z; C with the option to retain modified dates (E.3.6)
-    "acquisition_date": "date",  # Acquisition Date (0008,0022): X/Z; C as above
-    "modality": "keep",
-    "body_part": "keep",
-    "view_position": "keep",
-    "laterality": "keep",
-    "patient_orientation": "keep",
-    "sop_class_uid": "keep",  # names a kind of object, no object
-    "series_number": "keep",
-    "instance_number": "keep",
-    "manufacturer": "keep",
-    "model": "keep",
-    "burned_in_annotation": "keep",
-    "photometric": "keep",
-    "rows": "keep",
-    "columns": "keep",
-    "frames": "keep",
-    "window_center": "keep",
-    "window_width": "keep",
-    "registered_at": "keep",
+PROFILE: dict[str, tuple[str, str]] = {
+    "patient": ("(0010,0020)", "Z/D"),
+    "study_uid": ("(0020,000D)", "U"),
+    "series_uid": ("(0020,000E)", "U"),
+    "study_date": ("(0008,0020)", "Z"),
+    "acquisition_date": ("(0008,0022)", "X/Z"),
+    "modality": ("(0008,0060)", ""),
+    "body_part": ("(0018,0015)", ""),
+    "view_position": ("(0018,5101)", ""),
+    "laterality": ("(0020,0062)", ""),  # or (0020,0060)
+    "patient_orientation": ("(0020,0020)", ""),
+    "sop_class_uid": ("(0008,0016)", ""),  # names a kind of object, no object
+    "series_number": ("(0020,0011)", ""),
+    "instance_number": ("(0020,0013)", ""),
+    "manufacturer": ("(0008,0070)", ""),
+    "model": ("(0008,1090)", ""),
+    "burned_in_annotation": ("(0028,0301)", ""),
+    "photometric": ("(0028,0004)", ""),
+    "rows": ("(0028,0010)", ""),
+    "columns": ("(0028,0011)", ""),
+    "frames": ("(0028,0008)", ""),
+    "window_center": ("(0028,1050)", ""),
+    "window_width": ("(0028,1051)", ""),
 }
-"""What happens to each key radshot keeps, after the Basic Application Level Confidentiality Profile (PS3.15 table
-E.1-1, where attributes that it does not list are kept); any other key is removed unless the caller asks to keep it."""
+"""Metadata key -> its tag, and the action of the Basic Application Level Confidentiality Profile (PS3.15 table E.1-1,
+edition 2024b); "" where the table does not list the tag, which is to keep it."""
+
+ACTIONS: dict[str, Action] = {
+    **dict.fromkeys((key for key, (_, code) in PROFILE.items() if not code), "keep"),
+    "patient": "patient",  # D: a dummy that is the same for all images of a patient
+    "study_uid": "uid",
+    "series_uid": "uid",
+    "study_date": "date",  # C, with the option to retain longitudinal information with modified dates (E.3.6)
+    "acquisition_date": "date",
+    "registered_at": "keep",  # when radshot embedded the image
+}
+"""What happens to each key radshot keeps; any other key is removed unless the caller asks to keep it."""
 
 
 class Deidentifier:
@@ -67,10 +84,17 @@ class Deidentifier:
             keep: Further metadata keys (columns of a manifest) to keep as they are.
 
         Raises:
-            SourceError: The key is too short.
+            SourceError: The key is too short or not random, or `keep` is one text.
         """
+        if isinstance(keep, str):
+            raise SourceError(f"keep is a list of metadata keys; it came as the text {keep!r}: write [{keep!r}].")
         if len(key) < LEAST_KEY_BYTES:
             raise SourceError(f"A key for pseudonyms has at least {LEAST_KEY_BYTES} bytes; this one has {len(key)}.")
+        if len(set(key)) < LEAST_DISTINCT_BYTES:
+            raise SourceError(
+                f"A key for pseudonyms is random; this one has only {len(set(key))} different bytes: let "
+                "Deidentifier.from_file(path, create=True) make one."
+            )
         self._key = key
         self._keep = frozenset(keep)
 
@@ -86,17 +110,16 @@ class Deidentifier:
             keep: As for the class.
 
         Raises:
-            SourceError: There is no file, or what it holds is too short.
+            SourceError: The file cannot be read or made, or what it holds is no key.
         """
         file = Path(path)
-        if create and not file.exists():
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.write(secrets.token_hex(LEAST_KEY_BYTES) + "\n")
         try:
+            if create and not file.exists():
+                _make_key(file)
             content = file.read_bytes()
         except OSError as error:
-            raise SourceError(f"The key '{file}' cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            what = (error.strerror or str(error)).lower()
+            raise SourceError(f"The key '{printable(file)}' cannot be read or made: {what}.") from error
         try:
             key = bytes.fromhex(content.decode("ascii"))
         except ValueError:
@@ -117,8 +140,10 @@ class Deidentifier:
         return f"p-{self._hash('patient', patient)[:20]}"
 
     def uid(self, uid: str) -> str:
-        """Return a UID's pseudonym, a valid UID below 2.25 (PS3.5 B.2)."""
-        return f"2.25.{int(self._hash('uid', uid)[:32], 16)}"
+        """Return a UID's pseudonym, a valid UID: 2.25 and a UUID (PS3.5 B.2) of version 8 (RFC 9562 5.8)."""
+        digits = list(self._hash("uid", uid)[:32])
+        digits[12], digits[16] = "8", f"{8 | int(digits[16], 16) & 3:x}"
+        return f"2.25.{int(''.join(digits), 16)}"
 
     def id(self, identity: str) -> str:
         """Return the pseudonym of a row's id: of a UID, or of a path or name."""
@@ -142,8 +167,13 @@ class Deidentifier:
         patient = patient_text(metadata.get("patient"))
         kept: dict[str, Any] = {}
         for key, value in metadata.items():
-            action = ACTIONS.get(key, "keep" if key in self._keep else "remove")
-            if action == "keep":
+            action = ACTIONS.get(key, "remove")
+            if key in self._keep and action == "remove":
+                kept[key] = value
+            elif is_missing(value):
+                if action != "remove":
+                    kept[key] = None
+            elif action == "keep" and _is_plain(value):
                 kept[key] = value
             elif action == "uid":
                 kept[key] = self.uid(str(value))
@@ -160,3 +190,19 @@ class Deidentifier:
         except (ValueError, OverflowError):
             return None
         return moved.isoformat() if "-" in text else moved.strftime("%Y%m%d")
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value is a number or a short text, and no person's name, which DICOM writes with a caret."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT and "^" not in value
+    return isinstance(value, int | float)
+
+
+def _make_key(file: Path) -> None:
+    """Write a new key that only its owner can read; it is on disk before a pseudonym is made with it."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(LEAST_KEY_BYTES) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())

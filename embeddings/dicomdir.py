@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,20 @@ from .sources import Record, printable
 IMAGE_RECORDS = frozenset({"IMAGE"})
 """Directory Record Types (0004,1430) whose files hold images."""
 
+DELETED = 0
+"""Record In-use Flag (0004,1410) of a record that is to be passed over (PS3.3 F.3.2.2)."""
+
+Entries = Callable[[Path], dict[str, str]]
+
+OUTSIDE = "is named by a DICOMDIR outside of whose folder it lies"
+NO_NAME = "is named by a DICOMDIR in a way that no file of a file-set is"
+
 
 def records_from_dicomdir(path: str | os.PathLike[str]) -> list[Record]:
     """List the images a DICOMDIR names, in its order.
 
-    A file it names that is missing is listed all the same, so that the job says so; one outside of the DICOMDIR's
-    folder is listed as refused, and never read.
+    A file it names that is missing is listed all the same, so that the job says so. One outside of the DICOMDIR's
+    folder, by `..`, an absolute path or a link, is listed as refused under a path below the DICOMDIR, and never read.
 
     Args:
         path: The DICOMDIR.
@@ -31,7 +41,7 @@ def records_from_dicomdir(path: str | os.PathLike[str]) -> list[Record]:
     file = Path(path)
     with quiet():
         try:
-            directory = pydicom.dcmread(file)
+            directory = pydicom.dcmread(file, specific_tags=["DirectoryRecordSequence"])
             records = list(directory.DirectoryRecordSequence)
         except FileNotFoundError:
             raise SourceError(f"There is no file at '{printable(file)}'.") from None
@@ -40,41 +50,47 @@ def records_from_dicomdir(path: str | os.PathLike[str]) -> list[Record]:
                 f"'{printable(file)}' is no DICOMDIR that can be read ({type(error).__name__}): give the folder it "
                 "lies in, and its files are looked at one by one."
             ) from error
-        names = [parts for record in records if (parts := _parts_of(record))]
+        names = dict.fromkeys(parts for record in records if (parts := _parts_of(record)))
     root = file.parent
     shared = {"source": printable(root.absolute())}
+    entries = cache(_entries)
     listed = []
     for parts in names:
-        place = _place(root, parts)
-        inside = os.path.realpath(place).startswith(os.path.join(os.path.realpath(root), ""))  # noqa: PTH118
-        reason = None if inside else "is named by a DICOMDIR outside of whose folder it lies"
+        place, reason = _place(root, parts, entries)
+        if place is None:
+            place = file / "\\".join(parts).replace("/", "%2F").replace("\0", "%00")  # below a file there can be none
         listed.append(Record(place, printable("/".join(parts)), shared, root=root, refused=reason))
     return listed
 
 
-def _parts_of(record: Any) -> list[str]:
-    """Return the components of the file a directory record refers to, [] where it names no image."""
+def _parts_of(record: Any) -> tuple[str, ...]:
+    """Return the components of the file a directory record refers to, () where it names no image."""
     try:
-        if str(record.DirectoryRecordType) not in IMAGE_RECORDS:
-            return []
+        if str(record.DirectoryRecordType) not in IMAGE_RECORDS or record.get("RecordInUseFlag") == DELETED:
+            return ()
         name = record.get("ReferencedFileID")
-        return [] if not name else [name] if isinstance(name, str) else [str(part) for part in name]
+        return () if not name else (name,) if isinstance(name, str) else tuple(str(part) for part in name)
     except Exception:  # a damaged record names nothing
-        return []
+        return ()
 
 
-def _place(root: Path, parts: list[str]) -> Path:
-    """Return where a file lies; file-sets written on other systems have other capitals than what a disk shows."""
-    place = root.joinpath(*(part.replace("\0", "") for part in parts))
-    if place.exists():
-        return place
+def _place(root: Path, parts: tuple[str, ...], entries: Entries) -> tuple[Path | None, str | None]:
+    """Return where a file lies, or why it is not to be read."""
+    if any(not part.strip(".") or set(part) & set("/\\\0") for part in parts):
+        return None, OUTSIDE if ".." in parts or any("/" in part for part in parts) else NO_NAME
+    inside = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 (Path drops the separator at the end)
     here = root
     for part in parts:
-        try:
-            twin = next((entry for entry in here.iterdir() if entry.name.lower() == part.lower()), None)
-        except OSError:
-            twin = None
-        if twin is None:
-            return place
-        here = twin
-    return here
+        place = here / part
+        here = place if os.path.lexists(place) else here / entries(here).get(part.lower(), part)
+        if not os.path.realpath(here).startswith(inside):
+            return None, OUTSIDE
+    return here, None
+
+
+def _entries(folder: Path) -> dict[str, str]:
+    """Return what a folder holds by its name in small letters: disks show other capitals than file-sets name."""
+    try:
+        return {entry.name.lower(): entry.name for entry in folder.iterdir()}
+    except OSError:
+        return {}

@@ -26,10 +26,13 @@ from .windows import MARK, with_window
 # The file that makes a folder a checkpoint.
 CHECKPOINT_FILE = "encoder.json"
 
+# The file that makes a folder an encoder exported to a runtime without torch.
+EXPORT_FILE = "exported.json"
+
 # What a spec may look like; shown whole in errors.
 SPEC_FORMS = (
     '"pixels-32", "hog-64", "hf:<id or folder>", "untrained:<backbone>[@seed]", "3d:<network>[@seed]", '
-    '"vectors:<file>", a folder with encoder.json or a torch module'
+    '"vectors:<file>", a folder with encoder.json or exported.json, or a torch module'
 )
 
 
@@ -285,6 +288,10 @@ def load_encoder(spec: str | os.PathLike[str] | Any, *, device: str = "auto") ->
         from .torch_encoder import load_checkpoint
 
         return load_checkpoint(text, device=device)
+    elif (Path(text) / EXPORT_FILE).is_file():
+        from .exported_encoder import load_exported
+
+        return load_exported(text)
     else:
         raise _not_found(text)
     encoder.spec = _lasting(text)

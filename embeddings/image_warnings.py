@@ -34,6 +34,9 @@ STROKE = 0.2
 STROKES = 9
 """A line of text has so many strokes beside each other; markers of side and position have fewer."""
 
+SIDE_TO_LOOK_AT = 512
+"""Larger images are reduced by a whole number, to a shorter side of this many pixels or more, before text is sought."""
+
 PROFILE_SIDE = 48
 """Side of the small picture whose profiles tell how a chest lies."""
 
@@ -54,24 +57,42 @@ RADIOGRAPHS = frozenset({"CR", "DX", "RG", "X-RAY", "XR"})
 """Modalities of plain radiographs, and how tables spell them."""
 
 
-def image_warnings(grey: NDArray[np.floating[Any]], metadata: Mapping[str, Any]) -> tuple[str, ...]:
+def image_warnings(grey: NDArray[Any], metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Look for what a person should know of an image.
 
     Args:
-        grey: Grey levels in [0, 1], shape (h, w).
-        metadata: What is known of it: `modality`, `body_part`, `view_position`, `burned_in_annotation`.
+        grey: Grey levels, shape (h, w): uint8, or floats in [0, 1].
+        metadata: What is known of it: `modality`, `body_part`, `view_position`, `patient_orientation`,
+            `burned_in_annotation`.
 
     Returns:
-        Codes of `WARNINGS`. Rotation is judged only where the metadata say that it is a frontal chest radiograph.
+        Codes of `WARNINGS`. Rotation is judged only where the metadata say that it is a frontal chest radiograph: by
+        Patient Orientation (0020,0020) where it tells which way is up, else by the pixels.
     """
     found = []
-    declared = str(metadata.get("burned_in_annotation", "")).upper() == "YES"
+    declared = str(metadata.get("burned_in_annotation", "")).strip().upper() == "YES"
     large = min(grey.shape) >= LEAST_SIDE
     if declared or (large and shows_text(grey)):
         found.append("burned-in-text")
-    if large and is_frontal_chest(metadata) and lies_wrongly(grey):
-        found.append("rotated")
+    if is_frontal_chest(metadata):
+        told = declared_upright(metadata.get("patient_orientation"))
+        if told is False or (told is None and large and lies_wrongly(grey)):
+            found.append("rotated")
     return tuple(found)
+
+
+def declared_upright(orientation: Any) -> bool | None:
+    """Say whether Patient Orientation (PS3.3 C.7.6.1.1.1) puts the head of a frontal image up; None where it is silent.
+
+    Args:
+        orientation: Where rows and columns lead to, as "L\\F": along a row to the patient's left, down to the feet.
+    """
+    rows, _, columns = str(orientation or "").strip().upper().partition("\\")
+    if not rows or not columns:
+        return None
+    if rows[0] in "LR" and columns[0] in "HF":
+        return columns[0] == "F"
+    return False if rows[0] in "HF" and columns[0] in "LR" else None
 
 
 def is_frontal_chest(metadata: Mapping[str, Any]) -> bool:
@@ -81,19 +102,25 @@ def is_frontal_chest(metadata: Mapping[str, Any]) -> bool:
     return modality in RADIOGRAPHS and part in CHEST and view in FRONTAL_VIEWS
 
 
-def shows_text(grey: NDArray[np.floating[Any]]) -> bool:
-    """Say whether a line of bright letters stands somewhere in an image (h, w).
+def shows_text(grey: NDArray[Any]) -> bool:
+    """Say whether a line of bright letters stands somewhere in an image (h, w), uint8 or floats in [0, 1].
 
     Thin bright strokes are kept (white top-hat along the rows), neighbouring ones joined to lines, and a line with many
     strokes, as high as letters are, is text.
     """
-    spread = float(grey.max()) - float(grey.min())
-    least, most = (share * grey.shape[0] for share in LETTER_HEIGHT)
-    if spread <= 0:
+    levels = grey_levels(grey)
+    factor = max(1, min(levels.shape) // SIDE_TO_LOOK_AT)
+    if factor > 1:
+        levels = np.asarray(Image.fromarray(levels).reduce(factor))
+    spread = int(levels.max()) - int(levels.min())
+    least, most = (share * levels.shape[0] for share in LETTER_HEIGHT)
+    if spread == 0:
         return False
-    thin = 2 * max(2, round(grey.shape[0] / 112)) + 1  # wider than a stroke, narrower than a letter
-    strokes = grey - ndimage.grey_opening(grey, size=(1, thin)) > STROKE * spread
-    joined = ndimage.binary_closing(np.pad(strokes, thin), structure=np.ones((1, 2 * thin + 1)))[thin:-thin, thin:-thin]
+    thin = 2 * max(2, round(levels.shape[0] / 112)) + 1  # wider than a stroke, narrower than a letter
+    opened = along_rows(along_rows(levels, thin, np.minimum), thin, np.maximum)
+    strokes = levels - opened > STROKE * spread
+    wide = np.pad(strokes, ((0, 0), (thin, thin)))
+    joined = along_rows(along_rows(wide, 2 * thin + 1, np.logical_or), 2 * thin + 1, np.logical_and)[:, thin:-thin]
     labels, _ = ndimage.label(joined, structure=np.ones((3, 3)))
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         height, width = (side.stop - side.start for side in box)
@@ -104,6 +131,34 @@ def shows_text(grey: NDArray[np.floating[Any]]) -> bool:
     return False
 
 
+def grey_levels(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return grey levels (h, w) as uint8, from uint8 or from floats in [0, 1]."""
+    if grey.dtype == np.uint8:
+        return np.ascontiguousarray(grey)
+    return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def along_rows(image: NDArray[Any], width: int, extreme: np.ufunc) -> NDArray[Any]:
+    """Return the least or greatest value of every window of a row, shape (h, w); beyond the edge counts for nothing.
+
+    Windows are doubled until they are as wide as asked for, so that the work grows with the logarithm of the width.
+
+    Args:
+        image: Shape (h, w).
+        width: An odd number of columns; windows lie around their column.
+        extreme: `numpy.minimum`, `numpy.maximum`, or their like for booleans.
+    """
+    half = width // 2
+    columns = image.shape[1]
+    found = np.pad(image, ((0, 0), (half, half)), mode="edge")  # (h, w + 2 half): an edge repeated changes no extreme
+    spans = 1
+    while spans < width:
+        step = min(spans, width - spans)
+        found = extreme(found[:, :-step], found[:, step:])
+        spans += step
+    return found[:, :columns]
+
+
 def _strokes_of(line: NDArray[np.bool_]) -> int:
     """Return how many strokes stand beside each other in a line of text (h, w): the median over its middle rows."""
     middle = line[line.shape[0] // 4 : max(line.shape[0] // 4 + 1, 3 * line.shape[0] // 4)]
@@ -111,10 +166,12 @@ def _strokes_of(line: NDArray[np.bool_]) -> int:
     return int(np.median(starts.sum(axis=1)))
 
 
-def lies_wrongly(grey: NDArray[np.floating[Any]]) -> bool:
-    """Say whether a frontal chest radiograph (h, w) is turned by a quarter or upside down."""
+def lies_wrongly(grey: NDArray[Any]) -> bool:
+    """Say whether a frontal chest (h, w), uint8 or floats in [0, 1], is turned by a quarter or upside down."""
     picture = Image.fromarray(np.ascontiguousarray(grey, dtype=np.float32))
     small = np.asarray(picture.resize((PROFILE_SIDE, PROFILE_SIDE), Image.Resampling.BOX))
+    if grey.dtype == np.uint8:
+        small = small / 255
     sixth = PROFILE_SIDE // 6
     inner = small[sixth:-sixth, sixth:-sixth]
     if _stripe(inner.mean(axis=1)) > _stripe(inner.mean(axis=0)) + TURNED:

@@ -15,6 +15,7 @@ from .deploying import deploy_command, deployments_command
 from .embedding import embed_command
 from .estimating import estimate_command
 from .evaluation import evaluate_command
+from .exporting import export_command
 from .quarantine import quarantine_command
 from .sets import register_command
 from .training import train_command
@@ -72,6 +73,7 @@ for name, function in (
     ("stats", stats_command),
     ("backup", backup_command),
     ("quarantine", quarantine_command),
+    ("export", export_command),
 ):
     app.command(name)(function)
 

@@ -108,11 +108,20 @@ def check_target(file: Path, option: str) -> None:
 
 def _code_of(error: Exception) -> int | None:
     """The exit code an error stands for; None for one that is a mistake in the program."""
-    from embeddings import ArchiveError, EncoderError, ImageError, SourceError, UnknownColumn, UnknownEncoder
+    from embeddings import (
+        ArchiveError,
+        DecoderUnavailable,
+        EncoderError,
+        ImageError,
+        SourceError,
+        UnknownColumn,
+        UnknownEncoder,
+    )
 
     if isinstance(error, Usage | UnknownColumn | UnknownEncoder):
         return WRONG_USAGE
-    if isinstance(error, Refused | ArchiveError | EncoderError | ImageError | SourceError | OSError):
+    refusals = Refused | ArchiveError | DecoderUnavailable | EncoderError | ImageError | SourceError | OSError
+    if isinstance(error, refusals):
         return REFUSED
     if isinstance(error, ImportError):  # a missing extra, such as FAISS; the sentence names the install command
         return REFUSED

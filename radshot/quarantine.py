@@ -8,7 +8,7 @@ from collections import Counter
 import typer
 
 from .archives import Folder
-from .console import DONE, JsonOption, command, note, one_line, out, print_table, write_json
+from .console import DONE, JsonOption, command, note, one_line, print_table, write_json
 
 
 @command
@@ -17,7 +17,7 @@ def quarantine_command(
     reasons: bool = typer.Option(False, "--reasons", help="Count reasons instead of listing files."),
     json_file: JsonOption = None,
 ) -> int:
-    """List the files that `radshot embed` refused, each with its reason.
+    """List the files that an archive refused, and why.
 
     They are tried again at every run; one that succeeds, or belongs to a
     patient who is forgotten, leaves the list.
@@ -39,9 +39,7 @@ def quarantine_command(
             numbers=("files",),
         )
     elif refused:
-        print_table(
-            ("when", "stage", "file", "reason"), [(one.at, one.stage, one.path, one.reason) for one in refused]
-        )
+        print_table(("when", "stage", "file", "reason"), [(one.at, one.stage, one.path, one.reason) for one in refused])
     note(f"{one_line(folder)}: {len(refused):,} file{'s' * (len(refused) != 1)} refused")
     write_json(json_file, {"archive": str(folder), "refused": [dataclasses.asdict(one) for one in refused]})
     return DONE

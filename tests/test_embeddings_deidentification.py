@@ -6,17 +6,19 @@ import re
 import stat
 from pathlib import Path
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from embeddings import Archive, ArchiveError, SourceError, embed_archive, load_encoder
-from embeddings.deidentification import ACTIONS, Deidentifier
+from embeddings.deidentification import ACTIONS, PROFILE, Deidentifier
 from embeddings.dicom_tags import IDENTITY_FIELDS
 
 KEY = bytes(range(32))
@@ -61,12 +63,26 @@ def test_pseudonyms_are_of_the_key_and_the_text(first: str, second: str) -> None
 def test_a_uid_becomes_a_valid_uid(uid: str) -> None:
     made = Deidentifier(KEY).uid(uid)
     assert UID(made).is_valid and len(made) <= 64 and made.startswith("2.25.")
+    uuid = UUID(int=int(made.removeprefix("2.25.")))
+    assert (uuid.version, uuid.variant) == (8, RFC_4122)
     assert Deidentifier(KEY).id(uid) == made
     assert Deidentifier(KEY).id(f"folder/{uid}.png").startswith("i-")
 
 
 def test_every_key_that_is_kept_of_a_header_has_an_action() -> None:
-    assert set(IDENTITY_FIELDS.values()) <= set(ACTIONS)
+    assert set(IDENTITY_FIELDS.values()) <= set(PROFILE) <= set(ACTIONS)
+    changed = {key for key, (_, code) in PROFILE.items() if code}
+    assert changed == {key for key in PROFILE if ACTIONS[key] != "keep"}
+    tags = {key: keyword_for_tag(tag.strip("()").replace(",", "")) for key, (tag, _) in PROFILE.items()}
+    assert all(IDENTITY_FIELDS[tags[key]] == key for key in set(PROFILE) - {"patient"})
+    assert tags["patient"] == "PatientID"
+
+
+def test_a_name_in_a_field_of_codes_does_not_stay() -> None:
+    facts = {"patient": "a", "body_part": "MILLER^ANNA", "manufacturer": "x" * 65, "model": ["Anna"], "rows": 3}
+    assert Deidentifier(KEY).apply(facts) == {"patient": Deidentifier(KEY).patient("a"), "rows": 3}
+    missing = {"study_uid": None, "study_date": float("nan"), "modality": None, "label": None}
+    assert Deidentifier(KEY).apply(missing) == {"study_uid": None, "study_date": None, "modality": None}
 
 
 def test_what_is_not_known_is_removed_unless_it_is_asked_for() -> None:
@@ -96,8 +112,14 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("abcd" * 4)
     with pytest.raises(SourceError, match="has at least 32 bytes; this one has 8"):
         Deidentifier.from_file(tmp_path / "short")
-    with pytest.raises(SourceError, match=r"The key '.*none' cannot be read: no such file"):
+    with pytest.raises(SourceError, match=r"The key '.*none' cannot be read or made: no such file"):
         Deidentifier.from_file(tmp_path / "none")
+    with pytest.raises(SourceError, match=r"The key '.*key' cannot be read or made: no such file"):
+        Deidentifier.from_file(tmp_path / "no" / "key", create=True)
+    with pytest.raises(SourceError, match="is random; this one has only 1 different bytes"):
+        Deidentifier(bytes(64))
+    with pytest.raises(SourceError, match=r"keep is a list of metadata keys; it came as the text 'label': write"):
+        Deidentifier(KEY, keep="label")
 
 
 def embed(source: Path, archive: Path, key: Deidentifier | None, **options: Any) -> Any:

@@ -65,6 +65,46 @@ def test_nothing_outside_is_read(file_set: Path, tmp_path: Path) -> None:
     assert dict(report.refused)[str(missing.path)] == "is missing"
 
 
+@pytest.mark.filterwarnings("ignore:.*for VR CS")
+def test_names_no_file_can_have_are_refused_and_hide_no_file(file_set: Path, tmp_path: Path) -> None:
+    directory = pydicom.dcmread(file_set)
+    images = [r for r in directory.DirectoryRecordSequence if r.DirectoryRecordType == "IMAGE"]
+    good = list(images[3].ReferencedFileID)
+    images[0].ReferencedFileID = [*good[:-1], good[-1] + "\0X"]
+    images[1].ReferencedFileID = [*good[:-1], ".", good[-1]]
+    images[2].ReferencedFileID = good  # twice
+    directory.save_as(file_set)
+    records = records_from_dicomdir(file_set)
+    reasons = [record.refused for record in records]
+    assert reasons == ["is named by a DICOMDIR in a way that no file of a file-set is"] * 2 + [None]
+    assert all(file_set in record.path.parents for record in records[:2])
+    report = embed_archive(file_set, load_encoder("pixels-8"), tmp_path / "a", workers=0)
+    assert (report.embedded, report.quarantined) == (1, 2)
+
+
+def test_a_record_that_was_deleted_is_passed_over(file_set: Path) -> None:
+    directory = pydicom.dcmread(file_set)
+    next(r for r in directory.DirectoryRecordSequence if r.DirectoryRecordType == "IMAGE").RecordInUseFlag = 0
+    directory.save_as(file_set)
+    assert len(records_from_dicomdir(file_set)) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*for VR CS")
+def test_a_file_beside_is_not_blamed_for_a_name_that_leads_to_it(file_set: Path, tmp_path: Path) -> None:
+    directory = pydicom.dcmread(file_set)
+    beside = dicom(tmp_path / "BESIDE", 99)
+    next(r for r in directory.DirectoryRecordSequence if r.DirectoryRecordType == "IMAGE").ReferencedFileID = [
+        "..",
+        "BESIDE",
+    ]
+    directory.save_as(file_set)
+    table = tmp_path / "m.csv"
+    table.write_text(f"image\n{beside.name}\n")
+    report = embed_archive([file_set, table], load_encoder("pixels-8"), tmp_path / "a", workers=0)
+    assert (report.embedded, report.quarantined) == (4, 1)
+    assert report.refused[0][0] == f"{file_set}/..\\BESIDE"
+
+
 def test_what_is_no_dicomdir_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="There is no file at"):
         records_from_dicomdir(tmp_path / "DICOMDIR")

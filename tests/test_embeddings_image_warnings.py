@@ -13,6 +13,8 @@ from embeddings import Archive, embed_archive, load_encoder
 from embeddings.image_warnings import (
     LEAST_SIDE,
     WARNINGS,
+    along_rows,
+    declared_upright,
     image_warnings,
     is_frontal_chest,
     lies_wrongly,
@@ -58,6 +60,50 @@ def test_a_turned_chest_is_seen_where_it_is_declared_one() -> None:
     assert image_warnings(side, {**CHEST, "view_position": "LL"}) == ()
     assert image_warnings(side, {}) == ()
     assert is_frontal_chest({"modality": "X-ray", "body_part": "chest", "view": "AP Supine"})
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        ("L\\F", True),
+        ("R\\F", True),
+        ("LH\\FL", True),
+        ("R\\H", False),
+        ("F\\L", False),
+        ("H\\R", False),
+        ("P\\F", None),
+        ("L", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_patient_orientation_tells_which_way_is_up(orientation: str | None, upright: bool | None) -> None:
+    assert declared_upright(orientation) is upright
+    found = image_warnings(chest(1), {**CHEST, "patient_orientation": orientation})
+    assert found == (("rotated",) if upright is False else ())
+    side = np.ascontiguousarray(np.rot90(chest(1)))
+    assert image_warnings(side, {**CHEST, "patient_orientation": orientation}) == (() if upright else ("rotated",))
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 7, 11, 23])
+def test_windows_along_rows_equal_a_slow_loop(width: int) -> None:
+    image = np.random.default_rng(width).integers(0, 256, (4, 19), dtype=np.uint8)
+    half = width // 2
+    for ours, slow in ((np.minimum, min), (np.maximum, max)):
+        expected = [[slow(row[max(0, x - half) : x + half + 1]) for x in range(19)] for row in image.tolist()]
+        assert along_rows(image, width, ours).tolist() == expected
+
+
+def test_bytes_and_floats_are_judged_alike() -> None:
+    for patient in range(4):
+        for grey in (chest(patient), np.rot90(chest(patient)), with_text(chest(patient), "DOE JOHN 1950-02-03")):
+            levels = np.uint8(np.round(255 * grey))
+            assert image_warnings(levels, CHEST) == image_warnings(levels.astype(np.float32) / 255, CHEST)
+
+
+def test_text_is_seen_in_large_images_as_well() -> None:
+    assert shows_text(with_text(chest(3, 1600), "DOE JOHN 1950-02-03", size=60))
+    assert not shows_text(chest(3, 1600))
 
 
 def test_what_a_header_declares_is_believed() -> None:

@@ -31,7 +31,7 @@ from radshot.console import Usage, command
 KINDS = ("across", "down", "blob")
 COMMANDS = (
     "demo", "train", "evaluate", "embed", "search", "register", "classify", "deploy",
-    "deployments", "estimate", "forget", "verify", "stats", "backup", "quarantine",
+    "deployments", "estimate", "forget", "verify", "stats", "backup", "quarantine", "export",
 )  # fmt: skip
 
 
