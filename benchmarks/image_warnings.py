@@ -44,7 +44,7 @@ def with_text(
     x = int(rng.choice([4, max(4, width - box[2] - 4)]))
     y = int(rng.choice([4, height - box[3] - 4]))
     draw.text((x, y), text, fill=255, font=font)
-    return np.asarray(picture, dtype=np.float32) / 255
+    return np.asarray(picture, dtype=np.float32) / np.float32(255)
 
 
 def interval(hits: int, count: int) -> str:
@@ -68,13 +68,13 @@ def main() -> None:
             np.asarray(Image.fromarray(np.uint8(image * 255)).resize((512, 512)), dtype=np.float32) / 255
             for image in images[:50]
         ]
-        for judge in (shows_text, lies_wrongly):
+        for look in (shows_text, lies_wrongly):
             spent = []
             for image in larger:
                 started = time.perf_counter()
-                judge(image)
+                look(image)
                 spent.append(time.perf_counter() - started)
-            print(f"{name}: {judge.__name__}: {1000 * np.median(spent):.1f} ms an image of 512 x 512")
+            print(f"{name}: {look.__name__}: {1000 * np.median(spent):.1f} ms an image of 512 x 512")
         print("  text as published:", *(str(c) for c, g in zip(chosen, images, strict=True) if shows_text(g)))
         rows: dict[str, tuple[Callable[[NDArray[np.float32]], bool], list[NDArray[np.float32]]]] = {
             "text: as published": (shows_text, images),

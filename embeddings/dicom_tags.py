@@ -37,8 +37,9 @@ IDENTITY_FIELDS = {
     "WindowWidth": "window_width",
 }
 
-# Of these only a number is kept, the first where there are several.
+# Of these only a number is kept, the first where there are several; of the others in _WHOLE only a whole one.
 _NUMBERS = frozenset({"window_center", "window_width"})
+_WHOLE = frozenset({"series_number", "instance_number", "rows", "columns", "frames"})
 
 
 def read_identity(path: Path, sha256: str) -> ImageIdentity:
@@ -60,17 +61,19 @@ def read_identity(path: Path, sha256: str) -> ImageIdentity:
             raise ImageError(name, f"its DICOM header is damaged ({type(error).__name__})") from error
         metadata: dict[str, Any] = {}
         for keyword, key in IDENTITY_FIELDS.items():
-            value = _field(header, keyword, number=key in _NUMBERS)
+            value = _field(header, keyword, key)
             if value is not None:
                 metadata.setdefault(key, value)
     return ImageIdentity(None if uid is None else str(uid), sha256, None if patient is None else str(patient), metadata)
 
 
-def _field(header: Any, keyword: str, *, number: bool) -> str | int | float | None:
+def _field(header: Any, keyword: str, key: str) -> str | int | float | None:
     """Return an element's value, None where it is missing or damaged."""
     try:
         value = header.get(keyword)
-        if not number:
+        if key in _WHOLE:
+            return None if value is None or value == "" else int(value)
+        if key not in _NUMBERS:
             return _plain(value)
         first = value[0] if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
         plain = None if first is None or first == "" else float(first)

@@ -23,12 +23,12 @@ WARNINGS = {
 LEAST_SIDE = 128
 """Images with less than this many rows or columns cannot show text or anatomy well enough to judge."""
 
-LETTER_HEIGHT = (0.012, 0.08)
+LETTER_HEIGHT = (0.012, 0.12)
 """A letter's height, as a share of the image's rows; at least `LEAST_LETTER` pixels."""
 
 LEAST_LETTER = 5
 
-STROKE = 0.2
+STROKE = 0.14
 """Strokes of letters stand out from what is left and right of them by this share of the image's range."""
 
 STROKES = 9
@@ -135,7 +135,8 @@ def grey_levels(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Return grey levels (h, w) as uint8, from uint8 or from floats in [0, 1]."""
     if grey.dtype == np.uint8:
         return np.ascontiguousarray(grey)
-    return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
+    levels: NDArray[np.uint8] = (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return levels
 
 
 def along_rows(image: NDArray[Any], width: int, extreme: np.ufunc) -> NDArray[Any]:

@@ -33,7 +33,7 @@ def chest(patient: int, side: int = 256) -> NDArray[np.float32]:
 def with_text(grey: NDArray[np.float32], text: str, size: int = 14) -> NDArray[np.float32]:
     picture = Image.fromarray(np.uint8(grey * 200))
     ImageDraw.Draw(picture).text((6, 6), text, fill=255, font=ImageFont.load_default(size=size))
-    return np.asarray(picture, dtype=np.float32) / 255
+    return np.asarray(picture, dtype=np.float32) / np.float32(255)
 
 
 def test_a_line_of_text_is_seen_and_a_marker_is_not() -> None:
@@ -97,7 +97,7 @@ def test_windows_along_rows_equal_a_slow_loop(width: int) -> None:
 def test_bytes_and_floats_are_judged_alike() -> None:
     for patient in range(4):
         for grey in (chest(patient), np.rot90(chest(patient)), with_text(chest(patient), "DOE JOHN 1950-02-03")):
-            levels = np.uint8(np.round(255 * grey))
+            levels = np.round(255 * grey).astype(np.uint8)
             assert image_warnings(levels, CHEST) == image_warnings(levels.astype(np.float32) / 255, CHEST)
 
 
