@@ -453,7 +453,10 @@ class Archive:
     def odd_views(self) -> dict[str, str]:
         """Return id -> one sentence for images of another view in an archive that else holds frontal radiographs."""
         with self.store.viewing() as connection:
-            query = "SELECT id, json_extract(metadata, '$.view_position') FROM rows"
+            query = (
+                "SELECT id, coalesce(json_extract(metadata, '$.view_position'), json_extract(metadata, '$.view')) "
+                "FROM rows"
+            )
             return odd_views(connection.execute(query))
 
     def get_note(self, key: str, default: Any = None) -> Any:

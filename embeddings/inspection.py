@@ -36,6 +36,9 @@ PIXEL_DIGITS = 32
 OWN_KEYS = frozenset({"path", "sha256", "pixels", "source", "warnings"})
 """Metadata that tells where a row's image was found; a record cannot bring other values for a row that is stored."""
 
+SHOWN_KEYS = ("modality", "body_part", "view_position", "view", "patient_orientation")
+"""What a record may say of its image that decides which warnings are looked for."""
+
 NEVER = -1
 """Modification time recorded for such a file; it equals no real one."""
 
@@ -224,7 +227,8 @@ class Inspector:
         replaces = held is not None and held.own and held.row == name
         if not replaces and self._store.lookup("hash", [sha256]):
             return Inspected(file.shown, path, name, state, patient=patient, twin=True)
-        loaded = self._reader.load(record.path, identity.metadata)
+        told = {key: record.metadata[key] for key in SHOWN_KEYS if record.metadata.get(key) is not None}
+        loaded = self._reader.load(record.path, {**identity.metadata, **told})
         after = record.path.stat()
         if (after.st_size, after.st_mtime_ns) != (file.size, file.mtime_ns):
             return self._refused(file.shown, path, so_far, "changed while it was being read")
