@@ -35,8 +35,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from embeddings import dicom_file, images
-from embeddings import Preprocess, read_image
+from embeddings import Preprocess, dicom_file, images, read_image
 from embeddings.images import read_reduced
 from episodes.phantoms import draw_phantom
 

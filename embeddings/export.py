@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from .encoders import EXPORT_FILE, Encoder, ImageLoader
+from .encoders import EXPORT_FILE, Encoder, ImageLoader, fingerprint_of
 from .errors import EncoderError
-from .exported_encoder import ARRAYS_FILE, EXPORT_FORMAT, INSTALL, MODEL_FILES, load_exported
+from .exported_encoder import ARRAYS_FILE, DOCUMENT_HASH, EXPORT_FORMAT, MODEL_FILES, SIMILARITY, load_exported
 from .images import ImageSource
 from .quiet import quiet
+from .runtimes import INSTALL, import_openvino
 from .torch_encoder import TorchEncoder
 
 Format = Literal["onnx", "openvino"]
@@ -59,10 +60,6 @@ def export_encoder(
         raise EncoderError(
             "Only encoders of a torch network with radshot's own preprocessing can be exported; "
             f"{encoder.name} is none."
-        )
-    if encoder.similarity is not None:
-        raise EncoderError(
-            f"The encoder {encoder.name} has a learnt comparison, which needs torch: it cannot be exported without it."
         )
     if not len(probe):
         raise EncoderError("An export is checked on images: give at least one.")
@@ -104,8 +101,7 @@ def _write_network(encoder: TorchEncoder, folder: Path, format: Format) -> None:
                     dynamic_axes={"images": {0: "n"}, "vectors": {0: "n"}},
                 )
             else:
-                import openvino
-
+                openvino: Any = import_openvino()
                 model = openvino.convert_model(network, example_input=example, input=[(-1, *shape[1:])])
                 openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     except ImportError as error:
@@ -127,9 +123,12 @@ def _write_rest(encoder: TorchEncoder, folder: Path, format: Format, shrunk: lis
         arrays["source_mean"] = np.ascontiguousarray(encoder.source_mean)
     if encoder.source_statistics is not None:
         arrays |= {f"statistics.{key}": value for key, value in encoder.source_statistics.to_arrays().items()}
+    learnt = encoder.similarity
+    if learnt is not None:
+        arrays |= {SIMILARITY + key: np.array(value, dtype=np.float32) for key, value in learnt.tensors.items()}
     save_file(arrays, folder / ARRAYS_FILE)
     names = (*MODEL_FILES[format], ARRAYS_FILE)
-    document = {
+    document: dict[str, Any] = {
         "format_version": EXPORT_FORMAT,
         "format": format,
         "name": encoder.name,
@@ -138,6 +137,12 @@ def _write_rest(encoder: TorchEncoder, folder: Path, format: Format, shrunk: lis
         "same_vectors": "The vectors have a cosine of at least 0.999 with those of the encoder of this fingerprint.",
         "preprocess": encoder.preprocess.to_json(),
         "training": encoder.training,
+        "similarity": None if learnt is None else {"name": learnt.name, "config": dict(learnt.config)},
         "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
     }
+    try:
+        document = json.loads(json.dumps(document, allow_nan=False))  # as it will be read, so that the hash is of that
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncoderError(f"What describes the encoder {encoder.name} is not plain JSON ({error}).") from error
+    document[DOCUMENT_HASH] = fingerprint_of(document)
     (folder / EXPORT_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

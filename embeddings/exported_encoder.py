@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from .encoders import EXPORT_FILE, BaseEncoder, ImageLoader
+from .encoders import EXPORT_FILE, BaseEncoder, ImageLoader, check_statistics, fingerprint_of
 from .errors import EncoderError
 from .precision import LEAST_COSINE, least_cosine
 from .preprocess import Preprocess
+from .runtimes import RUNTIMES, Run
+from .similarity import SimilarityHead
 from .source_statistics import ARRAYS, SourceStatistics
 
 EXPORT_FORMAT = 1
@@ -29,10 +31,14 @@ ARRAYS_FILE = "arrays.safetensors"
 MODEL_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """Files of the network, by format."""
 
-INSTALL = "pip install 'radshot[fast]'"
+MAX_DOCUMENT_BYTES = 4 * 2**20
+"""Largest exported.json that is read; a real one has a few kilobytes."""
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From images (n, C, H, W) to vectors (n, d)."""
+SIMILARITY = "similarity."
+"""What the names of a learnt comparison's arrays begin with."""
+
+DOCUMENT_HASH = "document_sha256"
+"""Key of the hash of all else in exported.json: how images are prepared shows in no other file."""
 
 
 class ExportedEncoder(BaseEncoder):
@@ -40,12 +46,15 @@ class ExportedEncoder(BaseEncoder):
 
     Its vectors have a cosine of at least 0.999 with those of the encoder it was exported from, on the probe images that
     lie beside it: that was checked when it was exported, and is checked again when it is loaded. So it keeps that
-    encoder's fingerprint, and answers questions about that encoder's archives.
+    encoder's fingerprint, and answers questions about that encoder's archives. Several threads may use it at once.
 
     Args:
         run: The network.
         document: What `exported.json` says.
         arrays: What `arrays.safetensors` holds.
+
+    Raises:
+        ValueError: The two do not fit each other.
     """
 
     def __init__(self, run: Run, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -57,14 +66,19 @@ class ExportedEncoder(BaseEncoder):
         self.dim = int(document["dim"])
         self.fingerprint = str(document["fingerprint"])
         self.source_mean = arrays.get("source_mean")
+        if self.source_mean is not None and self.source_mean.shape != (self.dim,):
+            raise ValueError(f"source_mean must be {self.dim} numbers; got shape {self.source_mean.shape}")
         found = {key: arrays[f"statistics.{key}"] for key in ARRAYS if f"statistics.{key}" in arrays}
-        self.source_statistics = SourceStatistics.from_arrays(found) if found else None
+        self.source_statistics = check_statistics(SourceStatistics.from_arrays(found) if found else None, self.dim)
+        if (learnt := document.get("similarity")) is not None:
+            tensors = {key.removeprefix(SIMILARITY): arrays[key] for key in arrays if key.startswith(SIMILARITY)}
+            self.similarity = SimilarityHead(str(learnt["name"]), dict(learnt["config"]), tensors)
 
     def encode_loaded(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Send n loaded images (C, H, W) through the network; returns float32 rows (n, dim)."""
         if len(batch) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
-        return np.asarray(self._run(np.stack(list(batch)).astype(np.float32)), dtype=np.float32)
+        return self._run(np.stack(list(batch)).astype(np.float32, copy=False))
 
 
 def load_exported(folder: str | os.PathLike[str]) -> ExportedEncoder:
@@ -77,24 +91,19 @@ def load_exported(folder: str | os.PathLike[str]) -> ExportedEncoder:
             are not those of the encoder that was exported.
     """
     root = Path(folder)
-    try:
-        document = json.loads((root / EXPORT_FILE).read_text(encoding="utf-8"))
-        kind, files = str(document["format"]), dict(document["files"])
-        if int(document["format_version"]) != EXPORT_FORMAT or kind not in MODEL_FILES:
-            raise ValueError(f"format {document['format_version']} of kind {kind!r}")
-        wanted = {*MODEL_FILES[kind], ARRAYS_FILE}
-        if set(files) != wanted:
-            raise ValueError(f"files {sorted(files)} instead of {sorted(wanted)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderError(f"{root / EXPORT_FILE} is no description of an exported encoder ({error}).") from error
+    document = _document(root)
+    kind, files = str(document["format"]), document["files"]
     contents = {name: _checked(root / name, str(files[name])) for name in files}
     try:
         arrays = load_tensors(contents[ARRAYS_FILE])
-        run = RUNTIMES[kind](contents, exact=False)
-        encoder = ExportedEncoder(run, document, arrays)
+        encoder = ExportedEncoder(RUNTIMES[kind](contents, exact=False), document, arrays)
         images, vectors = arrays["probe_images"], arrays["probe_vectors"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise EncoderError(f"The exported encoder in {root} cannot be loaded: {error}.") from error
+        if images.ndim != 3 or not len(images):
+            raise ValueError("it has no probe images")
+    except EncoderError as error:
+        raise EncoderError(f"The exported encoder in {root} cannot be loaded: {error}") from error
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EncoderError(f"The exported encoder in {root} cannot be loaded: {str(error).rstrip('.')}.") from error
     if not _agrees(encoder, images, vectors):  # the runtime's own choice of precision is too coarse here
         encoder = ExportedEncoder(RUNTIMES[kind](contents, exact=True), document, arrays)
         if not _agrees(encoder, images, vectors):
@@ -106,12 +115,38 @@ def load_exported(folder: str | os.PathLike[str]) -> ExportedEncoder:
     return encoder
 
 
+def _document(root: Path) -> dict[str, Any]:
+    """Return exported.json, checked for size, syntax, format and hash."""
+    path = root / EXPORT_FILE
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_DOCUMENT_BYTES + 1)
+        if len(text) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES:,} bytes")
+        document = dict(json.loads(text))
+        kind, version = document["format"], int(document["format_version"])
+        if version != EXPORT_FORMAT or kind not in MODEL_FILES:
+            raise ValueError(f"format {version} of kind {kind!r}; this radshot reads {EXPORT_FORMAT}")
+        wanted = {*MODEL_FILES[kind], ARRAYS_FILE}
+        if set(document["files"]) != wanted:
+            raise ValueError(f"files {sorted(document['files'])} instead of {sorted(wanted)}")
+        same = document.pop(DOCUMENT_HASH) == fingerprint_of(document)
+    except OSError as error:
+        raise EncoderError(f"{path} is no description of an exported encoder ({error.strerror or error}).") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise EncoderError(f"{path} is no description of an exported encoder ({why}).") from error
+    if not same:
+        raise EncoderError(f"The exported encoder's {path} is not what was written: export it again.")
+    return document
+
+
 def _checked(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise EncoderError(
-            f"The exported encoder's {path} cannot be read: {(error.strerror or '').lower()}."
+            f"The exported encoder's {path} cannot be read: {(error.strerror or str(error)).lower()}."
         ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise EncoderError(f"The exported encoder's {path} is not what was written: export it again.")
@@ -119,50 +154,9 @@ def _checked(path: Path, sha256: str) -> bytes:
 
 
 def _agrees(encoder: ExportedEncoder, images: NDArray[Any], vectors: NDArray[np.float32]) -> bool:
-    found = encoder.encode_loaded(list(ImageLoader(encoder.preprocess).expand(list(images))))
-    return found.shape == vectors.shape and least_cosine(vectors, found) >= LEAST_COSINE
-
-
-def _onnx(contents: Mapping[str, bytes], *, exact: bool) -> Run:
+    """Say whether the network makes the probe's vectors; one that cannot run on the probe does not."""
     try:
-        import onnxruntime
-    except ImportError:
-        raise EncoderError(f"This encoder needs ONNX Runtime, which is not installed: {INSTALL}.") from None
-    try:
-        # From memory: a model that names files of weights elsewhere finds none.
-        session = onnxruntime.InferenceSession(contents["model.onnx"], providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-    except Exception as error:  # the runtime's errors have no common base
-        raise EncoderError(f"ONNX Runtime does not take the network: {' '.join(str(error).split())[:200]}.") from error
-
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = session.run(None, {name: images})[0]
-        return vectors
-
-    return run
-
-
-def _openvino(contents: Mapping[str, bytes], *, exact: bool) -> Run:
-    try:
-        import openvino
-    except ImportError:
-        raise EncoderError(f"This encoder needs OpenVINO, which is not installed: {INSTALL}.") from None
-    try:
-        core = openvino.Core()
-        model = core.read_model(contents["model.xml"], contents["model.bin"])
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}  # one batch at a time, spread over all processors
-        if exact:
-            settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bfloat16 where the processor has it
-        compiled = core.compile_model(model, "CPU", settings)
-    except Exception as error:  # as above
-        raise EncoderError(f"OpenVINO does not take the network: {' '.join(str(error).split())[:200]}.") from error
-
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = np.array(compiled(images)[0], dtype=np.float32)
-        return vectors
-
-    return run
-
-
-RUNTIMES: dict[str, Callable[..., Run]] = {"onnx": _onnx, "openvino": _openvino}
-"""Format -> what makes its network from the files' contents."""
+        found = encoder.encode_loaded(list(ImageLoader(encoder.preprocess).expand(list(images))))
+    except ValueError:
+        return False
+    return found.shape == vectors.shape == (len(images), encoder.dim) and least_cosine(vectors, found) >= LEAST_COSINE
