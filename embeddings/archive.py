@@ -26,7 +26,7 @@ from .segments import FOLDER
 from .snapshot import Snapshot
 from .store import NewRows, Store
 from .table_export import export_rows
-from .view import condition_of
+from .view import condition_of, json_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -403,6 +403,41 @@ class Archive:
         if purge:
             self.purge()
         return removed
+
+    def rows(self, ids: Iterable[str]) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+        """Return metadata and vectors (n, d) of some rows, without reading the others.
+
+        Raises:
+            UnknownId: One of them is not stored.
+            ArchiveCorrupt: A row or a vector is not what was written.
+        """
+        names = list(ids)
+        found = self.store.rows_by_id(names)
+        missing = next((name for name in names if name not in found), None)
+        if missing is not None:
+            raise UnknownId(f"The archive '{self.path}' has no row of id {missing!r}.")
+        vectors = np.asarray([found[name][1] for name in names], dtype=np.float32).reshape(len(names), self.dim)
+        return [found[name][0] for name in names], vectors
+
+    def has(self, identity: str) -> bool:
+        """Say whether there is a row of that id."""
+        return bool(self.store.lookup("id", [identity]))
+
+    def ids_of(self, content: str) -> list[str]:
+        """Return the ids of the rows whose file has a SHA-256."""
+        with self.store.viewing() as connection:
+            rows = connection.execute("SELECT id FROM rows WHERE hash = ? ORDER BY id", (content,))
+            return [identity for (identity,) in rows]
+
+    def value_counts(self, key: str) -> dict[str, int]:
+        """Return how many rows have each value of a metadata key, as text; rows without one are left out."""
+        query = (
+            "SELECT CAST(json_extract(metadata, ?) AS TEXT), count(*) FROM rows "
+            "WHERE json_extract(metadata, ?) IS NOT NULL GROUP BY 1 ORDER BY 1"
+        )
+        path = json_path(key)
+        with self.store.viewing() as connection:
+            return {str(value): count for value, count in connection.execute(query, (path, path))}
 
     def find(self, where: Mapping[str, object]) -> list[str]:
         """Return the ids of the rows whose metadata have certain values, sorted.

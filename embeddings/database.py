@@ -192,13 +192,20 @@ def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None
 
 
 @contextmanager
-def translated(root: Path) -> Iterator[None]:
-    """Turn the errors of SQLite and of the file system into the archive's, one sentence each."""
+def translated(root: Path, *, missing_files: bool = True) -> Iterator[None]:
+    """Turn the errors of SQLite and of the file system into the archive's, one sentence each.
+
+    Args:
+        root: The archive's folder.
+        missing_files: Whether a missing file is such an error too; a reader whose segment was merged away begins anew.
+    """
     try:
         yield
     except sqlite3.Error as error:
         raise _in_our_words(root, error) from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not missing_files:
+            raise
         if error.errno in _FULL:
             raise _full(root, error.strerror or "no space left") from error
         where = error.filename if error.filename is not None else root

@@ -278,6 +278,7 @@ def measure(store: Store) -> dict[str, Any]:
         version = store.version_of(connection)
         rows, _ = store.digest_of(connection)
         patients = connection.execute("SELECT count(DISTINCT patient) FROM rows").fetchone()[0]
+        without = connection.execute("SELECT count(*) FROM rows WHERE patient IS NULL").fetchone()[0]
         segments = store.segments(connection)
         files = connection.execute("SELECT count(*) FROM files").fetchone()[0]
         refused = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
@@ -288,6 +289,7 @@ def measure(store: Store) -> dict[str, Any]:
         "rows": rows,
         "dim": store.dim,
         "patients": patients,
+        "rows_without_patient": without,
         "encoder": store.facts["encoder_name"],
         "encoder_fingerprint": store.facts["encoder_fingerprint"],
         "created_at": store.facts["created_at"],

@@ -149,9 +149,10 @@ class ReadableStore:
     def viewing(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection of the caller's own inside a reading transaction; it waits for no writer and no reader.
 
-        All that is read within the block is of one version.
+        All that is read within the block is of one version. A segment that was merged away meanwhile is a
+        FileNotFoundError: begin again.
         """
-        with translated(self.root):
+        with translated(self.root, missing_files=False):
             with self._guard:
                 if self._closed:
                     raise ArchiveError(f"The archive '{self.root}' was closed: open it again.")

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from .database import ROW_COLUMNS, row_crc, transaction
 from .errors import ArchiveCorrupt, ArchiveError
 from .merging import BackgroundMerges, forget_codes
-from .reading import PLACE_BITS, ReadableStore
+from .reading import PLACE_BITS, READ_ATTEMPTS, ReadableStore
 from .segments import Segment, segment_path, stray_files, write_segment
+from .view import rows_by_id
 
 SMALL_ROWS = 4096
 """A segment below this many rows is small: single registrations make such segments."""
@@ -269,6 +270,16 @@ class Store(ReadableStore):
         if changed:
             self._publish(connection, 0, digest)
         return changed
+
+    def rows_by_id(self, ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], NDArray[np.float32]]]:
+        """Return metadata and vector of some rows of the newest version, verified, by id."""
+        for _ in range(READ_ATTEMPTS):
+            try:
+                with self.viewing() as connection:
+                    return rows_by_id(self, connection, ids)
+            except FileNotFoundError as error:  # merged away after our transaction began: the next version has it
+                missing = error.filename
+        raise ArchiveCorrupt(f"The segment '{missing}' is missing: run `radshot verify`.")
 
     def set_note(self, key: str, value: str | None) -> None:
         """Store a note's JSON text, or with None remove it; the version grows."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +188,33 @@ def row_at(
     return row[0], row[6], row[5]
 
 
+def rows_by_id(
+    store: ReadableStore, connection: sqlite3.Connection, ids: Sequence[str]
+) -> dict[str, tuple[dict[str, Any], NDArray[np.float32]]]:
+    """Return metadata and vector of some rows, verified; ids that are not stored are left out.
+
+    Raises:
+        FileNotFoundError: A segment was merged away after the transaction began: begin another.
+        ArchiveCorrupt: A row or a vector is not what was written.
+    """
+    segments = {segment.key: segment for segment in store.segments(connection)}
+    found = {}
+    for identity in dict.fromkeys(ids):
+        query = "SELECT segment, position FROM rows WHERE id = ?"
+        place = connection.execute(query, (identity,)).fetchone()
+        if place is None:
+            continue
+        if place[0] not in segments or not 0 <= place[1] < segments[place[0]].rows:
+            raise store.damaged(f"row {identity!r} points outside the stored vectors")
+        segment = segments[place[0]]
+        _, checksum, metadata = row_at(store, connection, segment, place[1])
+        vector = np.array(map_segment(store.root, segment, dim=store.dim, check=False)[place[1]])
+        if zlib.crc32(vector.data) != checksum:
+            raise store.damaged(f"the vector of row {identity!r} is not the one it was stored with")
+        found[identity] = json.loads(metadata), vector
+    return found
+
+
 def places_where(connection: sqlite3.Connection, where: Mapping[str, object]) -> list[tuple[int, int]]:
     """Return (segment, position) of the rows whose metadata have certain values.
 
@@ -195,6 +224,11 @@ def places_where(connection: sqlite3.Connection, where: Mapping[str, object]) ->
     """
     conditions, values = condition_of(where)
     return connection.execute(f"SELECT segment, position FROM rows WHERE {conditions}", values).fetchall()
+
+
+def json_path(key: str) -> str:
+    """Return how SQLite names a metadata key."""
+    return '$."' + key.replace('"', "") + '"'
 
 
 def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
@@ -212,7 +246,7 @@ def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
         for option in options:
             if not isinstance(option, str | int | float | bool | np.generic):
                 raise ValueError(f"Metadata are compared with text and numbers; {key!r} was to be {option!r}.")
-        path = "$." + '"' + str(key).replace('"', "") + '"'
+        path = json_path(str(key))
         parts.append(f"json_extract(metadata, ?) IN ({','.join('?' * len(options))})")
         values += [path, *(option.item() if isinstance(option, np.generic) else option for option in options)]
     return " AND ".join(parts), values

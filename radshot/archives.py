@@ -25,7 +25,7 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from embeddings import Archive, Snapshot
+    from embeddings import Archive
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of an archive or of a comparison set.", show_default=False)
@@ -51,7 +51,8 @@ def search_command(
     """Find the most similar images of an archive.
 
     The image asked about is never among the answers. The similarity is the
-    cosine of the vectors: 1 for the same direction.
+    cosine of the vectors: 1 for the same direction. An archive of volumes is
+    asked about a NIfTI file or a folder of slices.
 
     \b
     Examples
@@ -65,49 +66,81 @@ def search_command(
     if (image is None) == (id is None):
         raise Usage("Give an IMAGE or --id, one of the two.")
     with Archive.open(archive, create=False) as held:
-        snapshot = held.snapshot()
-        if not len(snapshot):
+        if not len(held):
             raise Refused(f"The archive '{archive}' is empty: embed images into it before searching.")
-        among = None if where is None else _rows_meeting(held, snapshot, where)
+        among = None if where is None else _rows_meeting(held, where)
+        own: set[str] = set()
         if image is None:
-            if id not in snapshot.positions:
+            if not held.has(id or ""):
                 raise Refused(f"The archive '{archive}' has no row of id {id!r}.")
-            query, own = snapshot.vectors[[snapshot.positions[id]]], {id}
+            queries, own = held.rows([id or ""])[1], {id or ""}
+        elif is_volume(image):
+            queries = _volume_vectors(held, image, encoder)
         else:
-            query = encoder_of(held, encoder).encode([image])
-            content = image_identity(image).sha256
-            own = {name for name, sha256 in zip(snapshot.ids, snapshot.hashes, strict=True) if sha256 == content}
-        found = Index(snapshot, metric="cosine").search(query, k + len(own), among=among)
-    pairs = list(zip(found.ids[0], found.similarities[0].tolist(), strict=True))
+            queries = encoder_of(held, encoder).encode([image])
+            own = set(held.ids_of(image_identity(image).sha256))
+        found = Index(held, metric="cosine").search(queries, k + len(own), among=among)
+        best: dict[str, float] = {}
+        for ids, similarities in zip(found.ids, found.similarities.tolist(), strict=True):
+            for name, similarity in zip(ids, similarities, strict=True):
+                if name not in own:
+                    best[name] = max(similarity, best.get(name, similarity))
+        names = sorted(best, key=lambda name: (-best[name], name))[:k]
+        metadata, _ = held.rows(names)
     rows = [
-        {"id": name, "similarity": similarity, "metadata": snapshot.metadata[snapshot.positions[name]]}
-        for name, similarity in pairs
-        if name not in own
-    ][:k]
+        {"id": name, "similarity": best[name], "metadata": facts} for name, facts in zip(names, metadata, strict=True)
+    ]
     print_table(
         ("similarity", "patient", "label", "id", "path"),
         [
             (
                 f"{row['similarity']:.3f}",
-                _shown(row["metadata"].get("patient")),
-                _shown(row["metadata"].get("label")),
+                _shown(facts.get("patient")),
+                _shown(facts.get("label")),
                 row["id"],
-                _shown(row["metadata"].get("path")),
+                _shown(facts.get("path")),
             )
-            for row in rows
+            for row, facts in zip(rows, metadata, strict=True)
         ],
         numbers=("similarity",),
     )
+    if not found.exact:
+        note("So many rows are nearly as similar that the order of the last ones is not proven.")
     write_json(
-        json_file, {"archive": str(archive), "version": snapshot.version, "query": str(image or id), "results": rows}
+        json_file,
+        {
+            "archive": str(archive),
+            "version": found.version,
+            "query": str(image or id),
+            "exact": found.exact,
+            "results": rows,
+        },
     )
     return DONE
 
 
-def _rows_meeting(held: Archive, snapshot: Snapshot, where: str) -> list[str]:
+def is_volume(path: Path) -> bool:
+    """Whether a path names a volume: a NIfTI file, or a folder of slices."""
+    return path.is_dir() or path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _volume_vectors(held: Archive, path: Path, encoder: str | None) -> Any:
+    """The vectors of a volume, made as those of the archive were."""
+    from embeddings import encode_volume
+
+    from .inputs import encoder_of
+
+    way: Any = next(iter(held.value_counts("way")), None)
+    if way is None:
+        raise Refused(f"The archive '{held.path}' holds no volumes, and '{path}' is one: give an image.")
+    return encode_volume(encoder_of(held, encoder), path, way=way)
+
+
+def _rows_meeting(held: Archive, where: str) -> list[str]:
     """Ids of the rows whose metadata meet a condition."""
     from episodes import rows_where
 
+    snapshot = held.snapshot()
     table = held.table()
     # A manifest's `Patient` stands beside radshot's own `patient`, which wins: filters do not tell capitals apart.
     twins = [name for name in table.columns if name != name.lower() and name.lower() in table.columns]
@@ -215,11 +248,8 @@ def stats_command(folder: Folder, json_file: JsonOption = None) -> int:
     from embeddings import Archive
 
     with Archive.open(folder, create=False) as held:
-        snapshot = held.snapshot()
         result: dict[str, Any] = {**held.stats(), "encoder_spec": held.encoder_spec}
-    result["rows_without_patient"] = sum(row.get("patient") is None for row in snapshot.metadata)
-    labels = [str(row["label"]) for row in snapshot.metadata if row.get("label") is not None]
-    result["labels"] = {label: labels.count(label) for label in sorted(set(labels))}
+        result["labels"] = held.value_counts("label")
     width = max(len(key) for key in result)
     for key, value in result.items():
         if key != "labels":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embeddings import Archive, ArchiveCorrupt, Index
+from embeddings import Archive, ArchiveCorrupt, Index, UnknownId
 from embeddings import large_search as large_module
 from embeddings import merging as merging_module
 from embeddings import quantised as quantised_module
@@ -179,6 +179,42 @@ def test_too_many_equals_are_answered_but_not_called_proven(
         monkeypatch.setattr(large_module, "EXACT_ROWS", 3000)
         found = Index(archive).search(rows[:1], 4)
         assert found.exact and found.ids[0] == slow(archive, rows[0], 4)
+
+
+def test_a_segment_merged_away_under_a_search_is_no_error(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, gone = clustered(1, seed=2), []
+    for name in ("map_segment", "read_segment"):
+        original = getattr(view_module, name)
+
+        def once(*given: object, original: object = original, **named: object) -> object:
+            if len(gone) < 2:
+                gone.append(1)
+                raise FileNotFoundError(2, "No such file or directory", "seg-x.f32")
+            return original(*given, **named)  # type: ignore[operator]
+
+        monkeypatch.setattr(view_module, name, once)
+    assert LargeSearch(archive.store).search(query, 4).ids[0] == slow(archive, query[0], 4)
+    gone.clear()
+    assert archive.rows(["id000003"])[0][0]["patient"] == "p1"
+    assert len(gone) == 2
+    monkeypatch.setattr(large_module, "READ_ATTEMPTS", 2)
+    gone.clear()
+    with pytest.raises(ArchiveCorrupt, match=r"The segment 'seg-x\.f32' is missing: run `radshot verify`"):
+        LargeSearch(archive.store).search(query, 4)
+
+
+def test_rows_are_read_one_by_one(archive: Archive) -> None:
+    snapshot = archive.snapshot()
+    names = ["id000007", "id005999", "id000007"]
+    metadata, vectors = archive.rows(names)
+    assert metadata == [snapshot.metadata[snapshot.positions[name]] for name in names]
+    np.testing.assert_array_equal(vectors, snapshot.vectors[[snapshot.positions[name] for name in names]])
+    assert archive.has("id000007") and not archive.has("nowhere")
+    assert archive.ids_of(snapshot.hashes[5]) == [snapshot.ids[5]]
+    assert archive.value_counts("modality") == {"CT": 600, "MR": 5400}
+    assert archive.value_counts("nothing") == {}
+    with pytest.raises(UnknownId, match="has no row of id 'nowhere'"):
+        archive.rows(["id000001", "nowhere"])
 
 
 def test_recall_is_measured(archive: Archive) -> None:
