@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .approximate import SearchLimits
     from .archive import AddReport, Archive, Snapshot, VerifyReport
     from .backbone_names import BACKBONES
     from .backbones import build_backbone
@@ -84,6 +85,7 @@ _HOMES = {
     "Preprocess": "preprocess",
     "Record": "sources",
     "ReembedReport": "reembedding",
+    "SearchLimits": "approximate",
     "SearchResult": "index",
     "Selection": "large_search",
     "SimilarityHead": "similarity",
@@ -150,6 +152,7 @@ __all__ = [
     "Preprocess",
     "Record",
     "ReembedReport",
+    "SearchLimits",
     "SearchResult",
     "Selection",
     "SimilarityHead",

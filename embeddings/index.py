@@ -15,10 +15,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .approximate import SearchLimits
 from .archive import Archive
 from .large_search import LargeSearch, Selection
 from .quantised import import_faiss
 from .snapshot import Snapshot
+from .tuning import tune_search
 from .view import condition_of
 
 Metric = Literal["cosine", "euclidean", "dot"]
@@ -32,6 +34,9 @@ BLOCK_VALUES = 1 << 22
 
 LARGE_ROWS = 2048
 """Archives above this many rows are searched from disk, version by version, instead of from a snapshot in memory."""
+
+RETUNE_SHARE = 0.2
+"""An approximate index is made anew when so large a share of the rows came or went since."""
 
 _UNIT = 2.0**-24
 
@@ -62,12 +67,16 @@ class Index:
     20,000 rows and over selections of rows; above, nearly always, and `SearchResult.exact` says whether.
     """
 
-    def __init__(self, source: Snapshot | Archive, *, metric: Metric = "cosine") -> None:
+    def __init__(
+        self, source: Snapshot | Archive, *, metric: Metric = "cosine", limits: SearchLimits | None = None
+    ) -> None:
         """Choose what to search and how.
 
         Args:
             source: A snapshot stays as it is; an archive is followed, so that a removed row is gone at the next search.
             metric: "cosine" normalises queries and rows, "euclidean" and "dot" take them as they are.
+            limits: What a search of a large archive may cost. Where searching every row keeps the limits, that is done;
+                else an approximate index is made, its recall is measured, and `plan` says both.
 
         Raises:
             ValueError: The metric is unknown.
@@ -78,6 +87,9 @@ class Index:
         self._source = source
         self._current: _Rows | None = None
         self._large = LargeSearch(source.store) if isinstance(source, Archive) and metric == "cosine" else None
+        self._limits = limits
+        self._tuned: int | None = None
+        self.plan = "Every row is searched."
 
     def __len__(self) -> int:
         """Return the number of rows a search would see now."""
@@ -111,6 +123,8 @@ class Index:
         chosen = self._chosen(among, where)
         if self._large is not None and self._large.count() > LARGE_ROWS:
             import_faiss()
+            if self._limits is not None:
+                self.tune()
             found = self._large.search(_checked(queries, self._dim), k, chosen)
             width = max(map(len, found.ids), default=0)
             similarities = np.asarray(found.similarities, dtype=np.float32).reshape(len(found.ids), width)
@@ -129,6 +143,22 @@ class Index:
             similarities=scores.astype(np.float32),
             version=held.version,
         )
+
+    def tune(self) -> None:
+        """Make sure that searches keep the limits, once, and again when a fifth of the rows are new; see `plan`.
+
+        Raises:
+            ValueError: Nothing keeps them; the sentence says what would.
+        """
+        limits, large = self._limits, self._large
+        if limits is None or large is None:
+            return
+        view = large.view()
+        if self._tuned is not None and abs(view.count - self._tuned) < RETUNE_SHARE * view.count:
+            return
+        self._tuned = view.count
+        tuned = tune_search(large, view, self._dim, limits)
+        large.shortcut, self.plan = tuned.shortcut, tuned.plan
 
     @property
     def _dim(self) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .approximate import RANKED, Shortcut
 from .errors import ArchiveCorrupt
 from .quantised import Proposal, normalised
 from .reading import PARAMETERS, READ_ATTEMPTS
@@ -87,6 +88,12 @@ class LargeSearch:
         self._viewer = Viewer(store)
         self._guard = threading.Lock()
         self._selected: tuple[Selection, View, tuple[Part, ...]] | None = None
+        self.shortcut: Shortcut | None = None
+
+    def view(self) -> View:
+        """Return the newest version as it is searched."""
+        with self._store.viewing() as connection, self._guard:
+            return self._viewer.view(connection)
 
     def search(self, queries: NDArray[np.float32], k: int, among: Selection | None = None) -> Found:
         """Find the k rows of largest cosine for each query (m, d).
@@ -116,7 +123,8 @@ class LargeSearch:
         similarities: list[NDArray[np.float64]] = []
         exact = True
         for start in range(0, len(queries), QUERIES_AT_ONCE):
-            batch = _Batch(self._store, connection, parts, count, queries[start : start + QUERIES_AT_ONCE], wanted)
+            some = queries[start : start + QUERIES_AT_ONCE]
+            batch = _Batch(self._store, connection, parts, count, some, wanted, None if among else self.shortcut)
             for names, scores, proven in batch.answers(selected=among is not None):
                 ids.append(names)
                 similarities.append(scores)
@@ -170,7 +178,9 @@ class _Batch:
         count: int,
         queries: NDArray[np.float32],
         wanted: int,
+        shortcut: Shortcut | None = None,
     ) -> None:
+        self._shortcut = shortcut
         self._store = store
         self._connection = connection
         self._parts = parts
@@ -186,6 +196,8 @@ class _Batch:
             selected: Whether only a selection of the rows is searched. Its answers are always proven, as are those of
                 whole archives up to `EXACT_ROWS`.
         """
+        if self._shortcut is not None:
+            return self._by_shortcut(self._shortcut)
         done: list[tuple[list[str], NDArray[np.float64], bool]] = [([], np.empty(0), True)] * len(self._queries)
         todo = np.arange(len(self._queries))
         widest = self._count if selected or self._count <= EXACT_ROWS else WIDEST
@@ -206,6 +218,25 @@ class _Batch:
             todo = np.asarray(later, dtype=np.int64)
             width = 4 * width if width >= widest else min(4 * width, widest)
         return done
+
+    def _by_shortcut(self, shortcut: Shortcut) -> list[tuple[list[str], NDArray[np.float64], bool]]:
+        """Rank what the shortcut proposes, and what the segments propose that it does not cover; nothing is proven."""
+        width = self._wanted + RANKED
+        which, places, scores = shortcut.propose(self._unit, width, self._parts)
+        found = [(which, places, scores)]
+        for number, part in enumerate(self._parts):
+            if part.segment.name in shortcut.covered:
+                continue
+            for shard in range(part.material.shards):
+                more, values, _ = part.propose(self._unit, min(width, part.count), shard)
+                found.append((np.full(more.shape, number), more, np.where(more < 0, -np.inf, values)))
+        which, places, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+        answers = []
+        for row, best in enumerate(order):
+            names, similarities = self._best(row, which[row, best], places[row, best])
+            answers.append((names, similarities, False))
+        return answers
 
     def _propose(
         self, todo: NDArray[np.int64], width: int
