@@ -2,7 +2,7 @@
 
 Rows are put into lists by their nearest of some thousand centres, and a query looks into the lists of its nearest
 centres only (Sivic & Zisserman, ICCV 2003, doi 10.1109/ICCV.2003.1238663; FAISS, IndexIVFScalarQuantizer). What it
-proposes is ranked by the stored vectors like any other proposal; what it misses is measured before it is used, and said.
+proposes is ranked by the stored vectors like any other proposal; what it misses is measured before it is used and said.
 """
 
 from __future__ import annotations

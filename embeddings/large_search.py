@@ -2,8 +2,8 @@
 
 Each answer is found inside one reading transaction, so it is of one version and waits for no writer. Candidates are
 ranked by their stored float32 vectors, each verified by its checksum, and their number grows until a bound on what
-quantising can hide proves that no other row belongs to the answer; over a selection of rows it always does, over a
-whole archive up to `WIDEST` candidates.
+quantising can hide proves that no other row belongs to the answer: always over a selection of rows and over archives of
+up to `EXACT_ROWS`. Over a larger archive `RANKED_OF_MANY` are ranked, and the answer says whether it is proven.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ PROPOSED = 1024
 EXACT_ROWS = 20_000
 """Whole archives up to this many rows are searched until every answer is proven."""
 
-WIDEST = 4096
-"""Candidates per query over a whole archive, at most: beyond these the answer is given unproven."""
+RANKED_OF_MANY = 128
+"""Candidates per query ranked over a larger archive: what quantising changes is far less than what they differ by, and
+the answer is nearly always the exact one, but proven only where the next candidate is much less similar."""
 
 QUERIES_AT_ONCE = 64
 """Queries searched together; it bounds the memory of a search."""
@@ -199,9 +200,10 @@ class _Batch:
         if self._shortcut is not None:
             return self._by_shortcut(self._shortcut)
         done: list[tuple[list[str], NDArray[np.float64], bool]] = [([], np.empty(0), True)] * len(self._queries)
+        must = selected or self._count <= EXACT_ROWS
         todo = np.arange(len(self._queries))
-        widest = self._count if selected or self._count <= EXACT_ROWS else WIDEST
-        width = max(self._wanted + SPARE, PROPOSED)
+        width = self._wanted + SPARE if not must else max(self._wanted + SPARE, PROPOSED)
+        width = max(width, RANKED_OF_MANY)
         while len(todo) and self._wanted:
             if 2 * width >= self._count or (selected and self._count <= SMALL_SELECTION):
                 for query in todo.tolist():
@@ -210,13 +212,13 @@ class _Batch:
             which, places, reach = self._propose(todo, width)
             later = []
             for row, query in enumerate(todo.tolist()):
-                names, scores, proven = self._ranked(query, which[row], places[row], reach[row])
-                if proven or width >= widest:
+                names, scores, proven = self._ranked(query, which[row], places[row], reach[row], width)
+                if proven or not must:
                     done[query] = names, scores, proven
                 else:
                     later.append(query)
             todo = np.asarray(later, dtype=np.int64)
-            width = 4 * width if width >= widest else min(4 * width, widest)
+            width *= 4
         return done
 
     def _by_shortcut(self, shortcut: Shortcut) -> list[tuple[list[str], NDArray[np.float64], bool]]:
@@ -267,16 +269,20 @@ class _Batch:
         return which, places, scores + slack[:, None]
 
     def _ranked(
-        self, query: int, which: NDArray[np.int64], places: NDArray[np.int64], reach: NDArray[np.float64]
+        self, query: int, which: NDArray[np.int64], places: NDArray[np.int64], reach: NDArray[np.float64], most: int
     ) -> tuple[list[str], NDArray[np.float64], bool]:
-        """Rank as many of the candidates as it takes to prove the answer, and say whether it is proven."""
-        width = self._wanted + SPARE
+        """Rank as many of the candidates as it takes to prove the answer, at most so many; say whether it is proven."""
+        done, width = 0, self._wanted + SPARE
+        scores = np.empty(0)
         while True:
-            names, scores = self._best(query, which[:width], places[:width])
-            proven = bool(len(scores) == self._wanted and scores[-1] > reach[min(width, len(reach)) - 1])
-            if proven or width >= len(places):
-                return names, scores, proven
-            width *= 4
+            width = min(width, most, len(places))
+            scores = np.concatenate([scores, self._scores(query, which[done:width], places[done:width])])
+            last = np.partition(scores, -self._wanted)[-self._wanted] if len(scores) >= self._wanted else -np.inf
+            proven = bool(last > reach[width - 1])
+            if proven or width >= min(most, len(places)):
+                names, best = self._answer(scores, which[:width], places[:width])
+                return names, best, proven and len(best) == self._wanted
+            done, width = width, 4 * width
 
     def _everything(self, query: int) -> tuple[list[str], NDArray[np.float64]]:
         """Score every row there is."""
@@ -291,12 +297,22 @@ class _Batch:
         self, query: int, which: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[list[str], NDArray[np.float64]]:
         """Rank candidates in float64; equal cosines go by id."""
+        return self._answer(self._scores(query, which, places), which, places)
+
+    def _scores(self, query: int, which: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the cosines of candidates, -inf where there is none."""
         scores = np.full(len(places), -np.inf)
         for number, part in enumerate(self._parts):
             mine = np.flatnonzero((which == number) & (places >= 0))
             for start in range(0, len(mine), SMALL_SELECTION):
                 some = mine[start : start + SMALL_SELECTION]
                 scores[some] = cosines(self._queries[query], self._verified(part, places[some]))
+        return scores
+
+    def _answer(
+        self, scores: NDArray[np.float64], which: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[list[str], NDArray[np.float64]]:
+        """Return ids and cosines of the best candidates."""
         wanted = min(self._wanted, int((places >= 0).sum()))
         if wanted == 0:
             return [], np.empty(0)

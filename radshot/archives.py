@@ -104,8 +104,6 @@ def search_command(
         ],
         numbers=("similarity",),
     )
-    if not found.exact:
-        note("So many rows are nearly as similar that the order of the last ones is not proven.")
     write_json(
         json_file,
         {
