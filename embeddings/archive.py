@@ -26,7 +26,7 @@ from .segments import FOLDER
 from .snapshot import Snapshot
 from .store import NewRows, Store
 from .table_export import export_rows
-from .view import condition_of, json_path
+from .view import condition_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -432,12 +432,11 @@ class Archive:
     def value_counts(self, key: str) -> dict[str, int]:
         """Return how many rows have each value of a metadata key, as text; rows without one are left out."""
         query = (
-            "SELECT CAST(json_extract(metadata, ?) AS TEXT), count(*) FROM rows "
-            "WHERE json_extract(metadata, ?) IS NOT NULL GROUP BY 1 ORDER BY 1"
+            "SELECT CAST(fact.value AS TEXT), count(*) FROM rows, json_each(rows.metadata) AS fact "
+            "WHERE fact.key = ? AND fact.value IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
-        path = json_path(key)
         with self.store.viewing() as connection:
-            return {str(value): count for value, count in connection.execute(query, (path, path))}
+            return {str(value): count for value, count in connection.execute(query, (key,))}
 
     def find(self, where: Mapping[str, object]) -> list[str]:
         """Return the ids of the rows whose metadata have certain values, sorted.

@@ -41,6 +41,9 @@ START_SECONDS = 120.0
 MAX_IDLE = 4
 """Processes kept for the next job, at most."""
 
+NONSENSE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+"""What comes of reading an answer that no sound process gives."""
+
 _ENVIRONMENT = {
     # One thread per process, and large blocks from the heap: pages of a decoded image are reused, not mapped anew.
     "OMP_NUM_THREADS": "1",
@@ -108,7 +111,7 @@ class Decoder:
         if "answer" in reply:
             try:
                 return self._unpacked(reply["answer"])
-            except (KeyError, TypeError, ValueError):
+            except NONSENSE:
                 raise ImageError(name, "made its decoder answer nonsense") from None
         raise self._error(reply, name)
 
@@ -145,11 +148,13 @@ class Decoder:
         if reply is None:
             raise ImageError(name, self._last_words())
         try:
-            document: dict[str, Any] = json.loads(reply)
-        except ValueError:
-            self.close()
-            raise ImageError(name, "made its decoder answer nonsense") from None
-        return document
+            document = json.loads(reply)
+            if isinstance(document, dict):
+                return document
+        except NONSENSE:
+            pass
+        self.close()
+        raise ImageError(name, "made its decoder answer nonsense")
 
     def _last_words(self) -> str:
         """Say why the process is gone, and clear up after it."""
@@ -178,6 +183,8 @@ class Decoder:
         """Copy an array out of the shared memory; NumPy checks that it lies within."""
         kind = np.dtype(dtype)
         count = math.prod(shape)
+        if min(shape, default=0) < 0:
+            raise ValueError("a shape below 0")
         memory = self._memory
         if memory is None or kind.kind not in "buif":
             raise ImageError("decoder", "made its decoder answer nonsense")
@@ -194,7 +201,9 @@ class Decoder:
         try:
             self._memory = mmap.mmap(shared, SHARED_BYTES)
             arguments = (theirs.fileno(), shared, SHARED_BYTES, self.limits.memory, self.limits.seconds)
-            code = _START.format(path=sys.path, arguments=", ".join(map(str, arguments)))
+            code = _START.format(
+                path=[entry for entry in sys.path if isinstance(entry, str)], arguments=", ".join(map(str, arguments))
+            )
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -215,6 +224,11 @@ class Decoder:
             raise DecoderUnavailable(
                 f"A decoding process cannot be started ({error.strerror or error}): decode in this one with workers=0."
             ) from error
+        except BaseException:  # Ctrl-C while it starts
+            ours.close()
+            theirs.close()
+            self.close()
+            raise
         finally:
             os.close(shared)
         self._connection = ours

@@ -114,17 +114,29 @@ def serve(connection: socket.socket, memory: mmap.mmap, *, extra_bytes: int, sec
     """
     base = private_bytes()
     limit = base + extra_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_to(resource.RLIMIT_DATA, limit, limit)
+    limit_to(resource.RLIMIT_CORE, 0, 0)
     while (request := receive(connection)) is not None:
         spent = resource.getrusage(resource.RUSAGE_SELF)
         until = int(spent.ru_utime + spent.ru_stime) + 1 + seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+        limit_to(resource.RLIMIT_CPU, until, resource.RLIM_INFINITY)
         reply = answer(request, memory)
         del request
         connection.sendall(LENGTH.pack(len(reply)) + reply)
         if private_bytes() > base + extra_bytes // 2:
             _trim()
+
+
+def limit_to(kind: int, soft: int, hard: int) -> None:
+    """Set a limit, or as much of it as the limits this process was started under allow."""
+    top = resource.getrlimit(kind)[1]
+
+    def allowed(value: int) -> int:
+        if top == resource.RLIM_INFINITY:
+            return value
+        return top if value == resource.RLIM_INFINITY else min(value, top)
+
+    resource.setrlimit(kind, (allowed(soft), allowed(hard)))
 
 
 def receive(connection: socket.socket) -> bytes | None:

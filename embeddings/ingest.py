@@ -163,6 +163,11 @@ def check_key(archive: Archive, deidentifier: Deidentifier | None) -> None:
     Raises:
         ArchiveError: It is otherwise.
     """
+    with archive.writing():
+        _check_key(archive, deidentifier)
+
+
+def _check_key(archive: Archive, deidentifier: Deidentifier | None) -> None:
     known = archive.get_note(KEY_NOTE)
     given = None if deidentifier is None else deidentifier.key_id
     if known == given:
@@ -196,7 +201,9 @@ def _inspected(records: Sequence[Record], inspector: Inspector, threads: int, ah
                 reading += 1
             else:
                 waiting.append(file)
-            while waiting and (reading >= ahead or not isinstance(waiting[0], Future)):
+            while waiting and (
+                reading >= ahead or len(waiting) >= ahead + MAX_BATCH_FILES or not isinstance(waiting[0], Future)
+            ):
                 first = waiting.popleft()
                 reading -= isinstance(first, Future)
                 yield first.result() if isinstance(first, Future) else first

@@ -184,7 +184,7 @@ class Inspector:
         except FileNotFoundError:
             return self._refused(shown, path, so_far, "is missing")
         except Exception as error:
-            return self._refused(shown, path, so_far, _why(error))
+            return self._refused(shown, path, so_far, self._why(error))
 
     def read(self, file: Unread) -> Inspected:
         """Read a file, and load its image if its content is new; whatever goes wrong with it becomes a refusal.
@@ -201,7 +201,7 @@ class Inspector:
         except DecoderUnavailable:
             raise
         except Exception as error:  # a decoder may raise anything, and one file must not end the job
-            return self._refused(file.shown, file.path, so_far, _why(error))
+            return self._refused(file.shown, file.path, so_far, self._why(error))
 
     def _read(self, file: Unread, so_far: _SoFar) -> Inspected:
         record, path, known = file.record, file.path, file.known
@@ -232,7 +232,10 @@ class Inspector:
         after = record.path.stat()
         if (after.st_size, after.st_mtime_ns) != (file.size, file.mtime_ns):
             return self._refused(file.shown, path, so_far, "changed while it was being read")
-        facts["pixels"] = hashlib.sha256(np.ascontiguousarray(loaded.image).data).hexdigest()[:PIXEL_DIGITS]
+        pixels = hashlib.sha256(np.ascontiguousarray(loaded.image).data).hexdigest()
+        if self._deidentifier is not None:
+            pixels = self._deidentifier.content(pixels)
+        facts["pixels"] = pixels[:PIXEL_DIGITS]
         if loaded.warnings:
             facts["warnings"] = list(loaded.warnings)
         return Inspected(
@@ -252,6 +255,12 @@ class Inspector:
         if self._deidentifier is not None and not so_far.replaced:
             name = self._deidentifier.id(name)
         return Inspected(shown, path, name, patient=so_far.patient, reason=reason)
+
+    def _why(self, error: Exception) -> str:
+        """As the function; where persons are taken out, nothing that an error quotes is kept."""
+        if self._deidentifier is None or isinstance(error, ImageError | OSError | MemoryError):
+            return _why(error)
+        return f"cannot be read: {type(error).__name__}"
 
     def _patient(self, patient: str | None) -> str | None:
         return patient if patient is None or self._deidentifier is None else self._deidentifier.patient(patient)

@@ -83,12 +83,17 @@ class WriterLock:
         finally:
             self._threads.release()
 
+    @property
+    def nested(self) -> bool:
+        """Whether the thread that asks holds the lock more than once: whoever took it first has not finished."""
+        return self._depth > 1
+
     def holder(self) -> str:
         """Say who holds the lock, as far as the record beside it tells."""
         try:
             record = json.loads((self._root / HOLDER_NAME).read_text(encoding="utf-8"))
             return f"process {record['pid']} on {record['host']} since {record['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "another process"
 
     def _refusal(self, patience: float) -> str:

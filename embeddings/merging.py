@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from .database import translated
 from .errors import ArchiveCorrupt, ArchiveError
 from .quantised import build_codes, codes_path, write_codes
 from .segments import FOLDER, HEADER, PART_NAME, Segment, adopt_segment, map_segment, segment_path, stream_segment
@@ -108,7 +109,8 @@ def merge_alone(store: Store, segments: Sequence[Segment]) -> None:
     if count == 0:
         _finish(store, segments)
         return
-    path, sha256 = stream_segment(store.root, _rows(store, segments, places), rows=count, dim=store.dim)
+    with translated(store.root):
+        path, sha256 = stream_segment(store.root, _rows(store, segments, places), rows=count, dim=store.dim)
     try:
         with store.writing():
             name = adopt_segment(store.root, path)
@@ -121,7 +123,8 @@ def merge_alone(store: Store, segments: Sequence[Segment]) -> None:
     start = 0
     for segment, positions in zip(segments, places, strict=True):
         for first in range(0, len(positions), MOVED_AT_ONCE):
-            store.move(segment, positions[first : first + MOVED_AT_ONCE], made, start + first)
+            if not store.move(segment, positions[first : first + MOVED_AT_ONCE], made, start + first):
+                return
         start += len(positions)
     _finish(store, segments)
 

@@ -72,9 +72,9 @@ def check_text(value: Any, what: str) -> str:
         ValueError: It is no text, or holds halves of surrogate pairs.
     """
     if not isinstance(value, str):
-        raise ValueError(f"An {what} must be text; got {value!r}.")
+        raise ValueError(f"The {what} must be text; got {type(value).__name__}.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"An {what} must be text that UTF-8 can hold; got {value!r}.") from None
+        raise ValueError(f"The {what} must be text that UTF-8 can hold.") from None
     return value

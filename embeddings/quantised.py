@@ -206,7 +206,7 @@ def read_codes(root: Path, segment: Segment, dim: int) -> Codes | None:
             if not _filled(file.fileno(), _START.size + length, body, header["blocks"]):
                 return None
             return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), shards)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .archive import Archive
 from .errors import ArchiveError
-from .ingest import IngestReport, embed_listing
+from .ingest import KEY_NOTE, IngestReport, embed_listing
 from .segments import sync_folder
 from .sources import Record, gather
 
@@ -75,6 +75,11 @@ def reembed_archive(
     with Archive.open(archive) as old, old.writing():
         if old.encoder_fingerprint == encoder.fingerprint:
             return ReembedReport(rows=0, refused=(), replaced=False)
+        if old.get_note(KEY_NOTE) is not None or old.value_counts("way"):
+            raise ArchiveError(
+                f"The archive '{old.path}' holds pseudonyms of paths, or volumes, which cannot be embedded anew from "
+                "here: embed their source into a new archive."
+            )
         target = old.path.resolve()
         draft = target.with_name(f".{target.name}.reembed")
         shutil.rmtree(draft, ignore_errors=True)

@@ -335,7 +335,7 @@ class Store(ReadableStore):
             self._publish(connection, 0, 0)
         return Segment(key, segment.name, segment.sha256, segment.rows, 0, version)
 
-    def move(self, source: Segment, positions: NDArray[np.int64], target: Segment, first: int) -> None:
+    def move(self, source: Segment, positions: NDArray[np.int64], target: Segment, first: int) -> bool:
         """Let the rows at some positions of a segment point into another, which holds the same vectors, in one step.
 
         Args:
@@ -343,10 +343,15 @@ class Store(ReadableStore):
             positions: Their positions (n,), ascending; those removed meanwhile are passed over.
             target: Where they go.
             first: The position there of the first of them.
+
+        Returns:
+            False where the target is gone: somebody else has merged it meanwhile.
         """
         places = {int(position): first + offset for offset, position in enumerate(positions)}
         with self.writing(), self._change() as connection:
             version = self.version_of(connection) + 1
+            if connection.execute("SELECT 1 FROM segments WHERE key = ?", (target.key,)).fetchone() is None:
+                return False
             rows = connection.execute(
                 f"SELECT {ROW_COLUMNS}, row_crc FROM rows WHERE segment = ? AND position BETWEEN ? AND ?",
                 (source.key, int(positions[0]), int(positions[-1])),
@@ -364,6 +369,7 @@ class Store(ReadableStore):
             for key, by in ((source.key, -len(changes)), (target.key, len(changes))):
                 connection.execute("UPDATE segments SET live = live + ?, changed = ? WHERE key = ?", (by, version, key))
             self._publish(connection, 0, digest)
+        return True
 
     def drop_empty(self, segments: Sequence[Segment]) -> None:
         """Forget those of some segments that no row points into any more."""
@@ -392,7 +398,8 @@ class Store(ReadableStore):
                 small = [segment for segment in self.segments(connection) if segment.rows < SMALL_ROWS]
             if len(small) > MAX_SMALL_SEGMENTS or sum(segment.rows for segment in small) > MAX_SMALL_ROWS:
                 self.rewrite(small)
-            self.merges.wake()
+            if not self._lock.nested:  # else the merge would wait for who holds the lock, perhaps for long
+                self.merges.wake()
 
     def close(self) -> None:
         """Wait for the merge that is going on, and close; the store cannot be used afterwards."""

@@ -71,9 +71,12 @@ def _columns(connection: sqlite3.Connection) -> dict[str, str]:
     """Return every metadata key with the kind of its values: text, integer, real, truth or json."""
     kinds = {"text": "text", "integer": "integer", "real": "real", "true": "truth", "false": "truth", "null": ""}
     found: dict[str, set[str]] = {}
-    query = "SELECT DISTINCT key, type FROM rows, json_each(rows.metadata)"
-    for key, kind in connection.execute(query):
-        found.setdefault(key, set()).add(kinds.get(kind, "json"))
+    query = (
+        "SELECT DISTINCT key, type, type = 'integer' AND abs(CAST(value AS REAL)) > 9007199254740992.0 "
+        "FROM rows, json_each(rows.metadata)"
+    )
+    for key, kind, large in connection.execute(query):
+        found.setdefault(key, set()).add("json" if large else kinds.get(kind, "json"))
     columns = {}
     for key in sorted(found):
         seen = found[key] - {""}
@@ -93,7 +96,13 @@ def _schema(columns: dict[str, str], dim: int) -> pa.Schema:
 
 
 def _name(key: str) -> str:
-    return f"metadata.{key}" if key in ("id", "hash", "vector") else key
+    """Return the column of a metadata key; those that look like one that was renamed are renamed too."""
+    return f"metadata.{key}" if key in ("id", "hash", "vector") or key.startswith("metadata.") else _utf8(key)
+
+
+def _utf8(text: str) -> str:
+    """Return text that Parquet can hold: halves of surrogate pairs become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _parts(store: ReadableStore, connection: sqlite3.Connection) -> Iterator[tuple[list[Row], NDArray[np.float32]]]:
@@ -121,11 +130,14 @@ def _parts(store: ReadableStore, connection: sqlite3.Connection) -> Iterator[tup
 def _batch(rows: list[Row], vectors: NDArray[np.float32], columns: dict[str, str], schema: pa.Schema) -> pa.RecordBatch:
     import pyarrow as pa
 
-    arrays = [pa.array([identity for identity, _, _ in rows]), pa.array([content for _, content, _ in rows])]
+    arrays = [pa.array([identity for identity, _, _ in rows], pa.string())]
+    arrays.append(pa.array([content for _, content, _ in rows], pa.string()))
     for key, kind in columns.items():
         values = [facts.get(key) for _, _, facts in rows]
         if kind == "json":
             values = [None if value is None else json.dumps(value) for value in values]
+        elif kind == "text":
+            values = [None if value is None else _utf8(value) for value in values]
         arrays.append(pa.array(values, type=schema.field(_name(key)).type))
     flat = pa.array(vectors.reshape(-1))
     arrays.append(pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))

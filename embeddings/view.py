@@ -226,11 +226,6 @@ def places_where(connection: sqlite3.Connection, where: Mapping[str, object]) ->
     return connection.execute(f"SELECT segment, position FROM rows WHERE {conditions}", values).fetchall()
 
 
-def json_path(key: str) -> str:
-    """Return how SQLite names a metadata key."""
-    return '$."' + key.replace('"', "") + '"'
-
-
 def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
     """Turn metadata values into an SQL condition and its parameters.
 
@@ -246,7 +241,9 @@ def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
         for option in options:
             if not isinstance(option, str | int | float | bool | np.generic):
                 raise ValueError(f"Metadata are compared with text and numbers; {key!r} was to be {option!r}.")
-        path = json_path(str(key))
-        parts.append(f"json_extract(metadata, ?) IN ({','.join('?' * len(options))})")
-        values += [path, *(option.item() if isinstance(option, np.generic) else option for option in options)]
+        marks = ",".join("?" * len(options))
+        parts.append(
+            f"EXISTS (SELECT 1 FROM json_each(rows.metadata) AS fact WHERE fact.key = ? AND fact.atom IN ({marks}))"
+        )
+        values += [str(key), *(option.item() if isinstance(option, np.generic) else option for option in options)]
     return " AND ".join(parts), values

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from embeddings import ImageError, embed_archive, load_encoder
+from embeddings import decoding as decoding_module
 from embeddings.decoding import SHARED_BYTES, Decoder, DecodingLimits, UnknownToDecoder, close_decoders, decoders
 from embeddings.decoding_worker import _Arena, answer, pack, private_bytes
 from embeddings.errors import DecoderUnavailable
@@ -96,7 +97,8 @@ def test_memory_is_limited(decoder: Decoder) -> None:
     assert decoder.call(np.ones, 3).tolist() == [1, 1, 1]
 
 
-def test_processor_time_is_limited(decoder: Decoder) -> None:
+def test_processor_time_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding_module, "WALL_FACTOR", 100)  # other programs may want the processors
     with pytest.raises(ImageError, match="needs more than 1 s of processor time to decode"):
         decoder.call(pow, 10**8, 10**8)
 
@@ -196,6 +198,35 @@ def test_idle_processes_are_used_again() -> None:
         assert pid in [each.pid for each in lent]
     close_decoders()
     assert one.pid is None
+
+
+def test_limits_the_program_was_started_under_are_kept(tmp_path: Path) -> None:
+    script = "import math, resource; resource.setrlimit(resource.RLIMIT_CPU, (300, 300));"
+    script += "from embeddings.decoding import Decoder; print(Decoder().call(math.sqrt, 4))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2.0"
+
+
+def test_an_odd_entry_of_the_path_does_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    one = Decoder()
+    assert one.call(math.sqrt, 4) == 2
+    one.close()
+
+
+@pytest.mark.parametrize(
+    "reply", [b"[1]", b"7", b"[" * 100_000, b"{", b'{"answer": {"array": [1e30, "|u1", [3]]}}',
+              b'{"answer": {"array": [0, "|u1", [-1]]}}', b'{"answer": {"array": [0, "|u1"]}}', b'{"answer": {"x": 1}}']
+)  # fmt: skip
+def test_an_answer_that_no_sound_process_gives_is_an_error_of_the_image(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, reply: bytes
+) -> None:
+    decoder.call(math.sqrt, 4)
+    monkeypatch.setattr(decoding_module, "_receive", lambda connection: reply)
+    with pytest.raises(ImageError, match="made its decoder answer nonsense"):
+        decoder.call(math.sqrt, 4, source="x")
+    monkeypatch.undo()
+    decoder.close()
 
 
 def test_a_process_that_cannot_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

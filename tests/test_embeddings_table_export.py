@@ -48,6 +48,16 @@ def test_what_is_written_is_what_is_stored(archive: Archive, tmp_path: Path) -> 
         assert row["rare"] == facts.get("rare")
 
 
+def test_odd_values_are_exported_too(archive: Archive, tmp_path: Path) -> None:
+    odd = [{"n": 2**70}, {"share": 2**60 + 1}, {"text": "half \ud800"}, {"metadata.id": 1, "id": 2}]
+    archive.add([f"odd {n}" for n in range(4)], np.eye(4, DIM), metadata=odd)
+    rows = pq.read_table(archive.export(tmp_path / "out") / "rows.parquet").to_pylist()[:4]
+    assert [row["id"] for row in rows] == ["odd 0", "odd 1", "odd 2", "odd 3"]
+    assert (json.loads(rows[0]["n"]), json.loads(rows[1]["share"])) == (2**70, 2**60 + 1)
+    assert rows[2]["text"] == "half ?"
+    assert (rows[3]["metadata.metadata.id"], json.loads(rows[3]["metadata.id"])) == (1, 2)
+
+
 def test_an_export_is_whole_or_not_there(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ArchiveError, match=r"needs a new folder, and .*there' is there already: give a new name"):
