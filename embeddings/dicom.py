@@ -84,12 +84,13 @@ def read_dicom(
 
 
 def read_modality_values(
-    path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    path: Path, *, frame: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool]:
     """Read one slice in modality units, before any window (PS3.3 C.11.1).
 
     Args:
-        path: A regular file with grey pixels; of several frames the middle one.
+        path: A regular file with grey pixels.
+        frame: As for `read_dicom`.
         max_pixels: Rows x columns allowed.
 
     Returns:
@@ -107,7 +108,7 @@ def read_modality_values(
             photometric = str(header.PhotometricInterpretation)
             if samples != 1 or not photometric.startswith("MONOCHROME"):
                 raise ImageError(name, "is in colour: a slice of a volume has grey values")
-            index = choose_frame(name, None, frame_count(header))
+            index = choose_frame(name, frame, frame_count(header))
             stored = decode_frame(header, pixels, index, name, max_pixels)
             padding = _padding(stored, header)
             values = _to_modality_units(stored, header, index)

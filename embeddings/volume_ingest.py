@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,17 +19,21 @@ from .archive import Archive
 from .database import now
 from .decoding import DecodingLimits, decoders
 from .errors import ImageError
+from .ingest import check_key
 from .ingest_report import IngestReport
 from .inspection import Inspected, refuse
 from .metadata import encode_metadata, patient_of
 from .progress import watched
 from .sources import printable
 from .store import NewRows, Outcome
-from .volume_pictures import Way, check_way, encode_pictures, loading_of, pictures_of
+from .volume_pictures import Way, check_way, encode_pictures, loading_of, pictures_of, window_for, window_of
 from .volume_sources import Source, VolumeReader, volumes_in
 
 if TYPE_CHECKING:
     from .encoders import Encoder
+
+OF_ALL = ("belongs to a series", "has frames that")
+"""How reasons begin that name a file of a series but are about all of it."""
 
 
 def embed_volumes(
@@ -42,8 +49,9 @@ def embed_volumes(
     """Embed volumes into an archive, made if missing; a volume that is stored as it is now is not read again.
 
     One volume is one durable commit. Rows are called after the series ("<SeriesInstanceUID>", with "#axial",
-    "#coronal" or "#sagittal" behind it for planes), slices after their SOPInstanceUID or "<file>#<number>". A series
-    that got other slices replaces its rows. A file that is part of no volume is refused.
+    "#coronal" or "#sagittal" behind it for planes), slices after their SOPInstanceUID ("#<frame>" behind it in a file
+    of several frames) or "<file>#<number>". A series that got other slices replaces its rows. A file that is part of no
+    volume is refused; so is a volume with a slice that cannot be decoded. One volume at a time is held per process.
 
     Args:
         source: Folders and files.
@@ -60,7 +68,8 @@ def embed_volumes(
 
     Raises:
         EncoderError: The encoder does not go with the way.
-        SourceError, EncoderMismatch, ArchiveError, StorageFull: As for `embed_archive`.
+        ArchiveError: As for `embed_archive`, or the archive is de-identified, which volumes cannot be yet.
+        SourceError, EncoderMismatch, StorageFull: As for `embed_archive`.
     """
     check_way(encoder, way)
     processes = min(4, os.cpu_count() or 1) if workers is None else workers
@@ -71,30 +80,42 @@ def embed_volumes(
         )  # fmt: skip
         target.check_kind("archive")
         target.check_encoder(encoder)
+        check_key(target, None)
         lent = stack.enter_context(decoders(processes, allowed)) if processes else []
         reader = VolumeReader(lent)
         stack.callback(reader.close)
-        volumes, refused = volumes_in(source, reader)
+        volumes, refused = volumes_in(source, reader, without=target.path)
         job = _VolumeJob(target, encoder, way, total=len(volumes) + len(refused))
         show = stack.enter_context(watched(progress, job.total))
-        for shown, reason in refused:
-            job.refuse(shown, reason)
-        todo = []
-        for volume in volumes:
-            if job.is_stored(volume):
-                job.counts["unchanged"] += 1
-            else:
-                todo.append(volume)
+        job.refuse([_Refused(shown, reason) for shown, reason in refused])
+        job.expect(volumes)
+        todo = [volume for volume in volumes if not job.settled(volume)]
         show(job.report())
         function, arguments = loading_of(encoder, way)
         jobs = [(volume.series or volume.file, *arguments) for volume in todo]
         for volume, loaded in zip(todo, reader.map(function, jobs, [one.shown for one in todo]), strict=True):
             if isinstance(loaded, ImageError):
-                job.refuse(volume.shown, loaded.reason, volume)
+                job.refuse([_Refused(volume.shown, _reason(loaded, volume), volume)])
             else:
                 job.store(volume, loaded)
             show(job.report())
         return job.report()
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What is refused, why, and the volume where it is one."""
+
+    shown: str
+    reason: str
+    volume: Source | None = None
+
+
+def _reason(error: ImageError, volume: Source) -> str:
+    """Return an error's reason, with the slice's name where it is about one of several."""
+    members = {os.fspath(one.path): one.path.name for one in volume.series.slices} if volume.series is not None else {}
+    name = members.get(str(error.source)) if len(members) > 1 else None
+    return error.reason if name is None or error.reason.startswith(OF_ALL) else f"in its slice {name}: {error.reason}"
 
 
 class _VolumeJob:
@@ -109,6 +130,23 @@ class _VolumeJob:
         self._duplicates: list[tuple[str, str]] = []
         self.total = total
         self.counts = dict.fromkeys(("embedded", "updated", "unchanged"), 0)
+        # volume -> id -> hash of the rows that were made in this way, and content -> an id; read once, then kept up
+        self._held: dict[str, dict[str, str]] = defaultdict(dict)
+        self._contents: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
+        self._going: set[str] = set()
+        query = (
+            "SELECT json_extract(metadata, '$.volume'), id, hash, json_extract(metadata, '$.path') FROM rows "
+            "WHERE json_extract(metadata, '$.way') = ? ORDER BY id"
+        )
+        with archive.store.viewing() as connection:
+            for volume, identity, content, path in connection.execute(query, (way,)):
+                self._hold(str(volume), identity, content, str(path))
+
+    def _hold(self, volume: str, identity: str, content: str, path: str) -> None:
+        self._paths[volume] = path
+        self._held[volume][identity] = content
+        self._contents.setdefault(content.partition(":")[0], identity)
 
     def report(self) -> IngestReport:
         return IngestReport(
@@ -123,85 +161,94 @@ class _VolumeJob:
             seconds=time.monotonic() - self._started,
         )
 
-    def _held(self, volume: Source) -> list[tuple[str, str]]:
-        """Return (id, hash) of the rows that were made of this volume in this way."""
-        query = (
-            "SELECT id, hash FROM rows WHERE json_extract(metadata, '$.volume') = ? "
-            "AND json_extract(metadata, '$.way') = ? ORDER BY id"
-        )
-        with self._archive.store.viewing() as connection:
-            return connection.execute(query, (volume.id, self._way)).fetchall()
+    def settled(self, volume: Source) -> bool:
+        """Count a volume that need not be read: its rows are there and of its present content, or another's are."""
+        held = self._held.get(volume.id, {})
+        if held and all(content.startswith(f"{volume.content}:") for content in held.values()):
+            self.counts["unchanged"] += 1
+            return True
+        if not held and volume.content in self._contents.keys() - self._going:
+            self._duplicates.append((volume.shown, self._contents[volume.content]))
+            return True
+        return False
 
-    def is_stored(self, volume: Source) -> bool:
-        """Say whether the volume's rows are there and of its present content."""
-        held = self._held(volume)
-        return bool(held) and all(content.startswith(f"{volume.content}:") for _, content in held)
+    def expect(self, volumes: Sequence[Source]) -> None:
+        """Note which contents this job will replace: a copy of such a one is no duplicate."""
+        for volume in volumes:
+            for content in self._held.get(volume.id, {}).values():
+                if not content.startswith(f"{volume.content}:"):
+                    self._going.add(content.partition(":")[0])
 
-    def refuse(self, shown: str, reason: str, volume: Source | None = None) -> None:
-        """Note a refusal, durably."""
-        patient = None if volume is None else patient_of(volume.metadata)
-        item = Inspected(shown, shown, "" if volume is None else volume.id, patient=patient)
+    def refuse(self, refusals: Sequence[_Refused]) -> None:
+        """Note refusals, durably."""
+        if not refusals:
+            return
 
         def note(connection: sqlite3.Connection, _: list[Outcome]) -> None:
-            refuse(connection, item, reason, "read")
+            for one in refusals:
+                patient = None if one.volume is None else patient_of(one.volume.metadata)
+                item = Inspected(one.shown, one.shown, "" if one.volume is None else one.volume.id, patient=patient)
+                refuse(connection, item, one.reason, "read")
 
         self._archive.store.write(self._rows([], np.empty((0, self._archive.dim), dtype=np.float32), [], []), also=note)
-        self._refused.append((shown, reason))
+        self._refused.extend((one.shown, one.reason) for one in refusals)
 
     def store(self, volume: Source, loaded: Any) -> None:
         """Encode a volume and store its rows in one transaction, in the place of older ones of the same volume."""
-        pictures = pictures_of(loaded, self._way)
+        held = self._held.get(volume.id, {})
+        if not held and volume.content in self._contents:
+            self._duplicates.append((volume.shown, self._contents[volume.content]))
+            return
+        named = volume.series is not None and volume.series.uid
+        if held and not named and self._paths.get(volume.id) != self._facts(volume).get("path"):
+            reason = (
+                f"has the id {volume.id!r} of a volume stored before, with other content: the first was kept; to have "
+                "both, embed their common parent folder"
+            )
+            self.refuse([_Refused(volume.shown, reason, volume)])
+            return
+        pictures = pictures_of(loaded, self._way, volume.series or volume.file or Path(volume.shown))
         vectors = encode_pictures(self._encoder, pictures)
         if not np.isfinite(vectors).all():
-            self.refuse(volume.shown, "gives a vector that is not finite", volume)
+            self.refuse([_Refused(volume.shown, "gives a vector that is not finite", volume)])
             return
         ids, hashes, metadata = [], [], []
         for name, facts in zip(pictures.names, pictures.facts, strict=True):
-            identity = volume.id + name if self._way != "slices" else self._slice_id(volume, name)
+            own = self._way == "slices" and not name.startswith("#")  # a SOPInstanceUID
+            identity = name if own else volume.id + name
             ids.append(identity)
             hashes.append(f"{volume.content}:{self._way}{name}")
-            known = {"registered_at": now(), **volume.metadata, **facts, **self._geometry(volume)}
+            known = {"registered_at": now(), **volume.metadata, **self._facts(volume), **facts}
             metadata.append(encode_metadata(known | {"volume": volume.id, "way": self._way}, identity))
-        older = {identity for identity, _ in self._held(volume)}
 
         def lift(connection: sqlite3.Connection, _: list[Outcome]) -> None:
-            connection.execute("DELETE FROM quarantine WHERE path = ?", (volume.shown,))
+            names = {volume.shown} | (
+                {printable(one.path.absolute()) for one in volume.series.slices} if volume.series is not None else set()
+            )
+            connection.executemany("DELETE FROM quarantine WHERE path = ?", [(name,) for name in sorted(names)])
 
         with self._archive.writing():
-            gone = sorted(older - set(ids))
-            outcomes = self._archive.store.write(
-                self._rows(ids, vectors, hashes, metadata, patient_of(volume.metadata)),
-                replace=older,
-                unique_hashes=True,
-                also=lift,
-            )
+            taken = sorted(set(self._archive.store.lookup("id", ids)) - held.keys())
+            if taken:
+                reason = f"has the id {taken[0]!r} of a row stored before, with other content"
+                self.refuse([_Refused(volume.shown, reason, volume)])
+                return
+            gone = sorted(held.keys() - set(ids))
+            rows = self._rows(ids, vectors, hashes, metadata, patient_of(volume.metadata))
+            self._archive.store.write(rows, replace=held.keys(), also=lift)
             if gone:
                 self._archive.store.remove(ids=gone)
-        kinds = {outcome.kind for outcome in outcomes}
-        if "conflict" in kinds:
-            taken = next(outcome.id for outcome in outcomes if outcome.kind == "conflict")
-            self.refuse(volume.shown, f"has the id {taken!r} of a row stored before, with other content", volume)
-        elif older:
-            self.counts["updated"] += 1
-        elif kinds == {"duplicate"}:
-            self._duplicates.append((volume.shown, outcomes[0].id))
-        else:
-            self.counts["embedded"] += 1
+        self.counts["updated" if held else "embedded"] += 1
+        for content in self._held.pop(volume.id, {}).values():
+            self._contents.pop(content.partition(":")[0], None)
+        for identity, content in zip(ids, hashes, strict=True):
+            self._hold(volume.id, identity, content, str(self._facts(volume).get("path")))
 
-    def _slice_id(self, volume: Source, name: str) -> str:
-        return name if volume.series is not None and name else f"{volume.id}#{name}"
-
-    def _geometry(self, volume: Source) -> dict[str, Any]:
-        path = (
-            volume.file if volume.file is not None else volume.series.slices[0].path.parent if volume.series else None
-        )
-        facts: dict[str, Any] = {"path": None if path is None else printable(path.absolute())}
-        if volume.series is not None:
-            facts |= {
-                "slices": len(volume.series.slices),
-                "spacing": [round(step, 6) for step in volume.series.spacing],
-            }
-        return facts
+    def _facts(self, volume: Source) -> dict[str, Any]:
+        path = volume.file if volume.series is None else volume.series.slices[0].path.parent
+        facts: dict[str, Any] = {} if path is None else {"path": printable(path.absolute())}
+        window = window_for(volume.series, window_of(getattr(self._encoder, "loader", None)))
+        return facts if window is None else facts | {"window": list(window)}
 
     def _rows(
         self,

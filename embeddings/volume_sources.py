@@ -14,9 +14,9 @@ from typing import Any
 
 from .decoding import Decoder, decoders
 from .errors import ImageError, SourceError
-from .series import Series, Slice, group_series, order_series, slice_header
+from .nifti import is_nifti, nifti_facts
+from .series import Series, Slice, group_series, order_series, slice_header, slices_of
 from .sources import printable, records_from_folder
-from .volumes import is_nifti
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,21 @@ class Source:
     file: Path | None = None
 
 
-def nifti_header(path: Path) -> str:
-    """Return the SHA-256 of a file; run in a decoding process."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def nifti_header(path: Path) -> dict[str, Any]:
+    """Return the SHA-256 of a file and what its header says; run in a decoding process.
+
+    A file whose header cannot be read is listed all the same: reading it will say why.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    try:
+        facts = nifti_facts(path)
+    except ImageError:
+        facts = {}
+    return {"sha256": digest, "facts": facts}
 
 
 class VolumeReader:
@@ -95,13 +106,14 @@ def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
 
 
 def find_volumes(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, workers: int = 0
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, workers: int = 0, without: Path | None = None
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """List the volumes below folders, or among files: DICOM series by their UIDs, NIfTI files by their names.
 
     Args:
         source: A folder, a file, or several.
         workers: Decoding processes that read the headers; 0 for none.
+        without: A folder inside a source to leave out (an archive, say).
 
     Returns:
         The volumes, and (path, reason) of the files that are part of none.
@@ -112,35 +124,40 @@ def find_volumes(
     with ExitStack() as stack:
         reader = VolumeReader(stack.enter_context(decoders(workers)) if workers else [])
         stack.callback(reader.close)
-        return volumes_in(source, reader)
+        return volumes_in(source, reader, without=without)
 
 
 def volumes_in(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], reader: VolumeReader
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    reader: VolumeReader,
+    *,
+    without: Path | None = None,
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """As `find_volumes`, with a reader at hand."""
     parts = [source] if isinstance(source, str | os.PathLike) else list(source)
-    records = [record for part in parts for record in records_from_folder(part)]
+    records = [record for part in parts for record in records_from_folder(part, without=without)]
     if not records:
         raise SourceError(f"There is no file below '{printable(os.fspath(parts[0]))}'.")
     volumes = [record for record in records if is_nifti(record.path)]
     others = [record for record in records if not is_nifti(record.path)]
     refused: list[tuple[str, str]] = []
     listed: list[Source] = []
-    digests = reader.map(nifti_header, [(one.path,) for one in volumes], [one.path for one in volumes])
-    for record, digest in zip(volumes, digests, strict=True):
+    headers = reader.map(nifti_header, [(one.path,) for one in volumes], [one.path for one in volumes])
+    for record, header in zip(volumes, headers, strict=True):
         shown = printable(record.path.absolute())
-        if isinstance(digest, ImageError):
-            refused.append((shown, digest.reason))
-            continue
-        listed.append(Source(record.id, shown, digest, {}, file=record.path))
+        if isinstance(header, ImageError):
+            refused.append((shown, header.reason))
+        else:
+            listed.append(Source(record.id, shown, header["sha256"], header["facts"], file=record.path))
     slices: list[Slice] = []
+    folders: dict[Path, str] = {}
     headers = reader.map(slice_header, [(one.path,) for one in others], [one.path for one in others])
     for record, header in zip(others, headers, strict=True):
         if isinstance(header, ImageError):
             refused.append((printable(record.path.absolute()), header.reason))
         else:
-            slices.append(Slice(**{**header, "path": Path(header["path"])}))
+            slices += slices_of(header)
+            folders[record.path] = record.id.rpartition("/")[0] or record.path.absolute().parent.name
     for members in group_series(slices):
         series = order_series(_once(members))
         first = series.slices[0]
@@ -151,9 +168,10 @@ def volumes_in(
             for key in first.metadata
             if all(other.metadata.get(key) == first.metadata[key] for other in series.slices)
         }
+        shared |= {"slices": len(series.slices), "spacing": [round(step, 6) for step in series.spacing]}
         if series.warnings:
             shared["warnings"] = list(series.warnings)
-        identity = series.uid or f"{first.path.parent.name}"
+        identity = series.uid or folders[first.path]
         listed.append(Source(identity, f"{folder} (series {identity})", content, shared, series=series))
     return listed, refused
 
@@ -162,5 +180,5 @@ def _once(members: list[Slice]) -> list[Slice]:
     """Leave out copies of a slice."""
     seen: dict[str, Slice] = {}
     for one in members:
-        seen.setdefault(one.uid or one.sha256, one)
+        seen.setdefault(one.uid or f"{one.sha256}#{one.frame}", one)
     return list(seen.values())

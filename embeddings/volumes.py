@@ -1,11 +1,9 @@
-"""Volumes: DICOM series and NIfTI files as voxels in patient coordinates, their three mid-planes, and cubes."""
+"""Volumes: DICOM series as voxels in patient coordinates (PS3.3 C.7.6.2), their three mid-planes, and cubes."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +14,6 @@ from .dicom import read_modality_values
 from .errors import ImageError
 from .greyscale import apply_window
 from .series import Series
-
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-"""Files that are NIfTI volumes, by name: their magic number may lie in compressed data."""
 
 PLANES = ("axial", "coronal", "sagittal")
 """The three mid-planes, in the order in which they are returned."""
@@ -31,9 +26,6 @@ MAX_SLICES = 512
 
 MAX_SIDE = 256
 """Slices are reduced to at most so many rows and columns: no plane shown to a network needs more."""
-
-MAX_VOXELS = 1 << 28
-"""Voxels a NIfTI file may have, before anything of it is read."""
 
 SHOWN_PERCENTILES = (1.0, 99.5)
 """Of a volume without a window, the values between these percentiles are shown from black to white."""
@@ -57,11 +49,6 @@ class Volume:
     inverted: bool = False
 
 
-def is_nifti(path: str | os.PathLike[str]) -> bool:
-    """Say whether a file's name is that of a NIfTI volume."""
-    return os.fspath(path).lower().endswith(NIFTI_SUFFIXES)
-
-
 def read_series(series: Series) -> Volume:
     """Read the volume of a series, at most `MAX_SLICES` slices of at most `MAX_SIDE` rows and columns.
 
@@ -74,84 +61,41 @@ def read_series(series: Series) -> Volume:
             series.slices[0].path, f"belongs to a series of {count} slice{'s' * (count != 1)}; a volume has "
             f"at least {LEAST_SLICES}",
         )  # fmt: skip
+    if series.film:
+        raise ImageError(
+            series.slices[0].path,
+            "has frames that do not say where they lie: a film is embedded as slices or as a mean",
+        )
     every = -(-len(series.slices) // MAX_SLICES)
     read = series.slices[::every]
-    slices = []
+    offsets = series.offsets[::every]
+    slices: list[NDArray[np.float32]] = []
     window: tuple[float, float] | None = None
     inverted = False
-    ratio = 1.0
-    for number, one in enumerate(read):
-        values, shown, inverted = read_modality_values(one.path)
+    depth, height, width = series.spacing
+    for number, (one, offset) in enumerate(zip(read, offsets, strict=True)):
+        values, shown, inverted = read_modality_values(one.path, frame=one.frame)
         if number == len(read) // 2:
             window = shown
-        small = _reduced(values)
-        ratio = values.shape[0] / small.shape[0]
-        slices.append(small)
+        small = reduced(values)
+        rows, columns = values.shape[0] / small.shape[0], values.shape[1] / small.shape[1]
+        if slices and small.shape != slices[0].shape:
+            raise ImageError(one.path, "has other rows and columns than the slices before it")
+        slices.append(_moved(small, float(offset[0]) / (height * rows), float(offset[1]) / (width * columns)))
     voxels = np.stack(slices)
-    depth, height, width = series.spacing
-    spacing = (depth * every, height * ratio, width * ratio)
-    return _upright(voxels, spacing, series.directions, window, inverted)
+    del slices
+    return upright(voxels, (depth * every, height * rows, width * columns), series.directions, window, inverted)
 
 
-def read_nifti(path: str | os.PathLike[str]) -> Volume:
-    """Read a NIfTI volume; of a series of volumes (4D) the first.
-
-    Raises:
-        ImageError: It is damaged, too large, or no volume.
-        ImportError: nibabel is not installed.
-    """
-    nibabel = import_nibabel()
-    name = os.fspath(path)
-    try:
-        image: Any = nibabel.load(name)
-        shape = tuple(int(side) for side in image.shape)
-    except FileNotFoundError:
-        raise ImageError(name, "there is no such file") from None
-    except Exception as error:  # nibabel raises anything on damaged files
-        raise ImageError(name, f"is no NIfTI volume that can be read ({type(error).__name__})") from error
-    if len(shape) < 3 or min(shape[:3]) < LEAST_SLICES:
-        raise ImageError(name, f"has the shape {shape}; a volume has at least {LEAST_SLICES} voxels in each direction")
-    if np.prod([float(side) for side in shape]) > MAX_VOXELS:
-        raise ImageError(name, f"has {' x '.join(map(str, shape))} voxels, more than the {MAX_VOXELS:,} allowed")
-    try:
-        first = tuple(slice(None) if axis < 3 else 0 for axis in range(len(shape)))
-        data = np.asarray(image.dataobj[first])
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except Exception as error:
-        raise ImageError(name, f"its voxels are truncated or damaged ({type(error).__name__})") from error
-    if data.dtype.kind not in "iuf" or data.ndim != 3:
-        raise ImageError(name, f"holds {data.dtype} values, not numbers")
-    if not np.isfinite(data).all():
-        data = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]  # NIfTI counts to the right and the front, DICOM to the contrary
-    spacing = np.linalg.norm(lps, axis=0)
-    if not (np.isfinite(spacing).all() and spacing.min() > 0):
-        lps, spacing = np.eye(3), np.ones(3)
-    directions = (lps / spacing).T  # row k: where axis k of the array points
-    every = [max(1, -(-side // MAX_SLICES)) for side in data.shape]
-    data = data[:: every[0], :: every[1], :: every[2]]
-    depth, height, width = (float(step) * by for step, by in zip(spacing, every, strict=True))
-    volume = _upright(data.astype(np.float32), (depth, height, width), directions, None, False)
-    small = np.stack([_reduced(part) for part in volume.voxels])
-    ratio = volume.voxels.shape[1] / small.shape[1]
-    depth, height, width = volume.spacing
-    return Volume(small, (depth, height * ratio, width * ratio))
+def _moved(values: NDArray[np.float32], rows: float, columns: float) -> NDArray[np.float32]:
+    """Move a slice (h, w) by so many rows and columns, filled with its smallest value; less than one pixel is left."""
+    if max(abs(rows), abs(columns)) < 1.0:
+        return values
+    moved: NDArray[np.float32] = ndimage.shift(values, (rows, columns), order=1, cval=float(values.min()))
+    return moved
 
 
-def import_nibabel() -> Any:
-    """Import nibabel.
-
-    Raises:
-        ImportError: It is not installed; the sentence names the command.
-    """
-    try:
-        import nibabel
-    except ImportError:
-        raise ImportError("NIfTI files need nibabel, which is not installed: pip install nibabel.") from None
-    return nibabel
-
-
-def _reduced(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def reduced(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reduce a slice (h, w) to at most `MAX_SIDE` rows and columns, its aspect kept."""
     scale = max(values.shape) / MAX_SIDE
     if scale <= 1:
@@ -161,7 +105,7 @@ def _reduced(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
-def _upright(
+def upright(
     voxels: NDArray[np.float32],
     spacing: tuple[float, float, float],
     directions: NDArray[np.float64],
@@ -177,17 +121,25 @@ def _upright(
         window: Passed on.
         inverted: Passed on.
     """
-    along = np.abs(directions)
-    axes: list[int] = []
-    for patient in (2, 1, 0):  # superior, posterior, left
-        left = [axis for axis in range(3) if axis not in axes]
-        axes.append(max(left, key=lambda axis: (along[axis, patient], -axis)))
-    flips = tuple(
-        slice(None, None, -1) if directions[axis, patient] < 0 else slice(None)
-        for axis, patient in zip(axes, (2, 1, 0), strict=True)
-    )
+    axes, flips = turn(directions)
     turned = np.ascontiguousarray(np.transpose(voxels, axes)[flips])
     return Volume(turned, (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]), window, inverted)
+
+
+def turn(directions: NDArray[np.float64]) -> tuple[list[int], tuple[slice, slice, slice]]:
+    """Return which axes of an array go to head, back and left, and the flips that then turn them there.
+
+    Args:
+        directions: As for `upright`.
+    """
+    along = np.abs(directions)
+    axes: list[int] = []
+    flips: list[slice] = []
+    for patient in (2, 1, 0):  # superior, posterior, left
+        axis = max((axis for axis in range(3) if axis not in axes), key=lambda axis: (along[axis, patient], -axis))
+        axes.append(axis)
+        flips.append(slice(None, None, -1) if directions[axis, patient] < 0 else slice(None))
+    return axes, (flips[0], flips[1], flips[2])
 
 
 def mid_planes(volume: Volume, window: tuple[float, float] | None = None) -> list[NDArray[np.float32]]:
