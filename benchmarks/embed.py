@@ -6,8 +6,8 @@ Both sides run the same network (radshot's `resnet50` or `densenet121`, seed 0, 
 files, in processes of their own, in turn; seconds are those of the job, without imports and the making of the network,
 but with worker processes, checks and, on our side, the durable archive. A ratio is the peer's time over ours, the
 median of the pairs. "JPEG": 1,024 x 1,024, quality 90, torchvision's ImageFolder with Grayscale, Resize, ToTensor.
-"DICOM": 2,048 x 2,048, 12 bits, half RLE and half lossless JPEG 2000, pydicom's `pixel_array` as a plain installation of
-pydicom and Pillow decodes it, a window, a resize. The tuned peer has bfloat16 weights, channels last, and glibc's
+"DICOM": 2,048 x 2,048, 12 bits, half RLE and half lossless JPEG 2000, pydicom's `pixel_array` as a plain installation
+of pydicom and Pillow decodes it, a window, a resize. The tuned peer has bfloat16 weights, channels last, and glibc's
 thresholds set so that it keeps its memory. The smallest cosine of our vectors with the peer's float32 vectors is of the
 whole way, file to vector.
 """
