@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .approximate import SearchLimits
     from .archive import AddReport, Archive, Snapshot, VerifyReport
     from .backbone_names import BACKBONES
     from .backbones import build_backbone
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
+    from .search_limits import SearchLimits
     from .similarity import SimilarityHead
     from .source_statistics import SourceStatistics
     from .sources import Record, printable, records_from_folder, records_from_table
@@ -85,7 +85,7 @@ _HOMES = {
     "Preprocess": "preprocess",
     "Record": "sources",
     "ReembedReport": "reembedding",
-    "SearchLimits": "approximate",
+    "SearchLimits": "search_limits",
     "SearchResult": "index",
     "Selection": "large_search",
     "SimilarityHead": "similarity",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import merging, quantised
+from . import cache_file, merging
 from .database import DATABASE_NAME, now
 from .errors import ArchiveError, EncoderMismatch, UnknownId
 from .image_warnings import odd_views
@@ -50,7 +50,7 @@ _OTHER_KIND = {
 _KINDS = ("added", "duplicate", "conflict")
 _OWN_NAMES = {
     *(DATABASE_NAME, *(f"{DATABASE_NAME}-{own}" for own in ("journal", "wal", "shm"))),
-    *(LOCK_NAME, HOLDER_NAME, merging.LOCK_NAME, FOLDER, quantised.FOLDER),
+    *(LOCK_NAME, HOLDER_NAME, merging.LOCK_NAME, FOLDER, cache_file.FOLDER),
 }
 
 

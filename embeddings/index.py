@@ -8,6 +8,7 @@ rows searched, and on nothing else: not on batch mates, nor on rows that were re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,12 +16,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .approximate import SearchLimits
 from .archive import Archive
 from .large_search import LargeSearch, Selection
 from .quantised import import_faiss
+from .search_limits import SearchLimits, choose, measured_recall
 from .snapshot import Snapshot
-from .tuning import tune_search
 from .view import condition_of
 
 Metric = Literal["cosine", "euclidean", "dot"]
@@ -36,7 +36,7 @@ LARGE_ROWS = 2048
 """Archives above this many rows are searched from disk, version by version, instead of from a snapshot in memory."""
 
 RETUNE_SHARE = 0.2
-"""An approximate index is made anew when so large a share of the rows came or went since."""
+"""Limits are measured anew when so large a share of the rows came or went since."""
 
 _UNIT = 2.0**-24
 
@@ -76,7 +76,7 @@ class Index:
             source: A snapshot stays as it is; an archive is followed, so that a removed row is gone at the next search.
             metric: "cosine" normalises queries and rows, "euclidean" and "dot" take them as they are.
             limits: What a search of a large archive may cost. Where searching every row keeps the limits, that is done;
-                else an approximate index is made, its recall is measured, and `plan` says both.
+                else 1-bit sketches propose the rows that are ranked, their recall is measured, and `plan` says both.
 
         Raises:
             ValueError: The metric is unknown.
@@ -89,6 +89,7 @@ class Index:
         self._large = LargeSearch(source.store) if isinstance(source, Archive) and metric == "cosine" else None
         self._limits = limits
         self._tuned: int | None = None
+        self._tuning = threading.Lock()
         self.plan = "Every row is searched."
 
     def __len__(self) -> int:
@@ -145,20 +146,19 @@ class Index:
         )
 
     def tune(self) -> None:
-        """Make sure that searches keep the limits, once, and again when a fifth of the rows are new; see `plan`.
+        """Make sure that searches keep the limits, now and when the rows are a fifth more or fewer; see `plan`.
 
         Raises:
             ValueError: Nothing keeps them; the sentence says what would.
         """
-        limits, large = self._limits, self._large
-        if limits is None or large is None:
+        if self._limits is None or self._large is None:
             return
-        view = large.view()
-        if self._tuned is not None and abs(view.count - self._tuned) < RETUNE_SHARE * view.count:
-            return
-        self._tuned = view.count
-        tuned = tune_search(large, view, self._dim, limits)
-        large.shortcut, self.plan = tuned.shortcut, tuned.plan
+        with self._tuning:
+            count = self._large.count()
+            if self._tuned is not None and abs(count - self._tuned) < RETUNE_SHARE * count:
+                return
+            self._large, choice = choose(self._large.store, self._limits)
+            self.plan, self._tuned = str(choice), count
 
     @property
     def _dim(self) -> int:
@@ -194,6 +194,8 @@ class Index:
             queries: Rows drawn as queries, with a little noise so that they are not their own answer only.
             seed: Of the draw.
         """
+        if self._large is not None and self._large.count() > LARGE_ROWS:
+            return measured_recall(self._large, k=k, queries=queries, seed=seed)
         held = self._snapshot()
         if not len(held):
             return 1.0

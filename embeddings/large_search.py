@@ -3,7 +3,8 @@
 Each answer is found inside one reading transaction, so it is of one version and waits for no writer. Candidates are
 ranked by their stored float32 vectors, each verified by its checksum, and their number grows until a bound on what
 quantising can hide proves that no other row belongs to the answer: always over a selection of rows and over archives of
-up to `EXACT_ROWS`. Over a larger archive `RANKED_OF_MANY` are ranked, and the answer says whether it is proven.
+up to `EXACT_ROWS`. Over a larger archive `RANKED_OF_MANY` are ranked, and the answer says whether it is proven. Where a
+limit asks for it, 1-bit sketches propose instead, and nothing is proven above `EXACT_ROWS` rows.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .approximate import RANKED, Shortcut
 from .errors import ArchiveCorrupt
 from .quantised import Proposal, normalised
 from .reading import PARAMETERS, READ_ATTEMPTS
-from .view import Part, View, Viewer, places_where, row_at, selecting
+from .sketches import Sketches
+from .view import Form, Part, View, Viewer, places_where, row_at, selecting
 
 if TYPE_CHECKING:
     from .reading import ReadableStore
@@ -35,6 +37,9 @@ SPARE = 32
 
 PROPOSED = 1024
 """Candidates looked for at once: to look costs the same for few and for many."""
+
+SKETCHED = 512
+"""Candidates that sketches propose and stored vectors rank: more take longer to rank and were not found to matter."""
 
 EXACT_ROWS = 20_000
 """Whole archives up to this many rows are searched until every answer is proven."""
@@ -83,18 +88,13 @@ class Found:
 class LargeSearch:
     """Searches an archive's newest version; safe to use from several threads."""
 
-    def __init__(self, store: ReadableStore) -> None:
-        """Take the store; nothing is read before the first search."""
-        self._store = store
-        self._viewer = Viewer(store)
+    def __init__(self, store: ReadableStore, form: Form = "codes") -> None:
+        """Take the store, and what proposes candidates; nothing is read before the first search."""
+        self.store = store
+        self.form: Form = form
+        self._viewer = Viewer(store, form)
         self._guard = threading.Lock()
         self._selected: tuple[Selection, View, tuple[Part, ...]] | None = None
-        self.shortcut: Shortcut | None = None
-
-    def view(self) -> View:
-        """Return the newest version as it is searched."""
-        with self._store.viewing() as connection, self._guard:
-            return self._viewer.view(connection)
 
     def search(self, queries: NDArray[np.float32], k: int, among: Selection | None = None) -> Found:
         """Find the k rows of largest cosine for each query (m, d).
@@ -104,28 +104,46 @@ class LargeSearch:
         """
         for _ in range(READ_ATTEMPTS):
             try:
-                with self._store.viewing() as connection:
-                    return self._search(connection, queries, k, among)
+                with self.looking() as (connection, view):
+                    return self.search_in(connection, view, queries, k, among)
             except FileNotFoundError as error:  # merged away after the transaction began: the next version has it
                 missing = error.filename
         raise ArchiveCorrupt(
             f"The segment '{missing}' is missing: run `radshot verify` for the extent of it and restore a backup."
         )
 
-    def _search(
-        self, connection: sqlite3.Connection, queries: NDArray[np.float32], k: int, among: Selection | None
+    @contextmanager
+    def looking(self) -> Iterator[tuple[sqlite3.Connection, View]]:
+        """Yield a reading transaction and the version it sees.
+
+        Raises:
+            FileNotFoundError: A segment was merged away after the transaction began: begin another.
+        """
+        with self.store.viewing() as connection:
+            with self._guard:
+                view = self._viewer.view(connection)
+            yield connection, view
+
+    def search_in(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        queries: NDArray[np.float32],
+        k: int,
+        among: Selection | None = None,
     ) -> Found:
-        with self._guard:
-            view = self._viewer.view(connection)
-            parts = view.parts if among is None else self._select(connection, view, among)
+        """Search within a block of `looking`."""
+        parts = view.parts
+        if among is not None:
+            with self._guard:
+                parts = self._select(connection, view, among)
         count = sum(part.count for part in parts)
         wanted = min(k, count)
         ids: list[list[str]] = []
         similarities: list[NDArray[np.float64]] = []
         exact = True
         for start in range(0, len(queries), QUERIES_AT_ONCE):
-            some = queries[start : start + QUERIES_AT_ONCE]
-            batch = _Batch(self._store, connection, parts, count, some, wanted, None if among else self.shortcut)
+            batch = _Batch(self.store, connection, parts, count, queries[start : start + QUERIES_AT_ONCE], wanted)
             for names, scores, proven in batch.answers(selected=among is not None):
                 ids.append(names)
                 similarities.append(scores)
@@ -134,8 +152,8 @@ class LargeSearch:
 
     def count(self) -> int:
         """Return the number of live rows."""
-        with self._store.viewing() as connection:
-            return self._store.digest_of(connection)[0]
+        with self.store.viewing() as connection:
+            return self.store.digest_of(connection)[0]
 
     def _select(self, connection: sqlite3.Connection, view: View, among: Selection) -> tuple[Part, ...]:
         """Return the view's parts with only the selected rows live."""
@@ -179,33 +197,33 @@ class _Batch:
         count: int,
         queries: NDArray[np.float32],
         wanted: int,
-        shortcut: Shortcut | None = None,
     ) -> None:
-        self._shortcut = shortcut
-        self._store = store
+        self.store = store
         self._connection = connection
         self._parts = parts
         self._count = count
         self._queries = queries
         self._unit = normalised(queries)
         self._wanted = wanted
+        self._sketched = any(isinstance(part.material.codes, Sketches) for part in parts)
 
     def answers(self, *, selected: bool) -> list[tuple[list[str], NDArray[np.float64], bool]]:
         """Return ids, cosines and whether they are proven, per query.
 
         Args:
             selected: Whether only a selection of the rows is searched. Its answers are always proven, as are those of
-                whole archives up to `EXACT_ROWS`.
+                whole archives up to `EXACT_ROWS`; by sketches, only those among up to `EXACT_ROWS` rows.
         """
-        if self._shortcut is not None:
-            return self._by_shortcut(self._shortcut)
         done: list[tuple[list[str], NDArray[np.float64], bool]] = [([], np.empty(0), True)] * len(self._queries)
         must = selected or self._count <= EXACT_ROWS
         todo = np.arange(len(self._queries))
+        few = SMALL_SELECTION if selected else 0
         width = self._wanted + SPARE if not must else max(self._wanted + SPARE, PROPOSED)
         width = max(width, RANKED_OF_MANY)
+        if self._sketched:  # no number of candidates proves anything
+            must, few, width = False, EXACT_ROWS, max(self._wanted + SPARE, SKETCHED)
         while len(todo) and self._wanted:
-            if 2 * width >= self._count or (selected and self._count <= SMALL_SELECTION):
+            if 2 * width >= self._count or self._count <= few:
                 for query in todo.tolist():
                     done[query] = (*self._everything(query), True)
                 break
@@ -220,25 +238,6 @@ class _Batch:
             todo = np.asarray(later, dtype=np.int64)
             width *= 4
         return done
-
-    def _by_shortcut(self, shortcut: Shortcut) -> list[tuple[list[str], NDArray[np.float64], bool]]:
-        """Rank what the shortcut proposes, and what the segments propose that it does not cover; nothing is proven."""
-        width = self._wanted + RANKED
-        which, places, scores = shortcut.propose(self._unit, width, self._parts)
-        found = [(which, places, scores)]
-        for number, part in enumerate(self._parts):
-            if part.segment.name in shortcut.covered:
-                continue
-            for shard in range(part.material.shards):
-                more, values, _ = part.propose(self._unit, min(width, part.count), shard)
-                found.append((np.full(more.shape, number), more, np.where(more < 0, -np.inf, values)))
-        which, places, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-        answers = []
-        for row, best in enumerate(order):
-            names, similarities = self._best(row, which[row, best], places[row, best])
-            answers.append((names, similarities, False))
-        return answers
 
     def _propose(
         self, todo: NDArray[np.int64], width: int
@@ -320,9 +319,9 @@ class _Batch:
         rows = []
         for spot in np.flatnonzero(scores >= limit):
             part = self._parts[which[spot]]
-            name, checksum, _ = row_at(self._store, self._connection, part.segment, places[spot])
+            name, checksum, _ = row_at(self.store, self._connection, part.segment, places[spot])
             if part.material.codes is not None and int(part.material.codes.checksums[places[spot]]) != checksum:
-                raise self._store.damaged(f"the vector of row {name!r} is not the one it was stored with")
+                raise self.store.damaged(f"the vector of row {name!r} is not the one it was stored with")
             rows.append((-scores[spot], name))
         rows.sort()
         return [name for _, name in rows[:wanted]], np.asarray([-score for score, _ in rows[:wanted]])
@@ -336,7 +335,7 @@ class _Batch:
                 if zlib.crc32(row.data) != codes.checksums[place]:
                     name = part.segment.name
                     raise ArchiveCorrupt(
-                        f"The segment '{name}' of '{self._store.root}' changed after it was written: run `radshot "
+                        f"The segment '{name}' of '{self.store.root}' changed after it was written: run `radshot "
                         "verify` for the extent of it and restore a backup."
                     )
         return rows

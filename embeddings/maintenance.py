@@ -21,6 +21,7 @@ from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked
 from .merging import TIER_ROWS, alone, merge_alone
 from .quantised import codes_path, read_codes
 from .segments import FOLDER, HEADER, Segment, map_segment, segment_path, segment_problem, stray_files, sync_folder
+from .sketches import read_sketches, sketches_path
 from .store import Store
 
 MAPPED_BYTES = 1 << 26
@@ -115,13 +116,14 @@ def verify(store: Store) -> VerifyReport:
 
 
 def _cache_notes(store: Store, segments: list[Segment]) -> list[str]:
-    """Say which files of codes would be made anew; without FAISS they cannot be looked into."""
+    """Say which files of codes and sketches would be made anew; without FAISS they cannot be looked into."""
     notes = []
     with suppress(ImportError):
         for segment in segments:
-            path = codes_path(store.root, segment)
-            if path.exists() and read_codes(store.root, segment, store.dim) is None:
-                notes.append(f"'{path}' is not what was written; the next search makes it anew.")
+            for path_of, read in ((codes_path, read_codes), (sketches_path, read_sketches)):
+                path = path_of(store.root, segment)
+                if path.exists() and read(store.root, segment, store.dim) is None:
+                    notes.append(f"'{path}' is not what was written; the next search makes it anew.")
     return notes
 
 

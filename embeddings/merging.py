@@ -21,6 +21,7 @@ from .database import translated
 from .errors import ArchiveCorrupt, ArchiveError
 from .quantised import build_codes, codes_path, write_codes
 from .segments import FOLDER, HEADER, PART_NAME, Segment, adopt_segment, map_segment, segment_path, stream_segment
+from .sketches import sketches_path
 from .view import QUANTISED_ROWS
 
 if TYPE_CHECKING:
@@ -224,13 +225,14 @@ class BackgroundMerges:
 
 
 def forget_codes(store: Store, known: set[str]) -> int:
-    """Delete files of codes, and drafts of them, whose segment is gone; return how many."""
+    """Delete files of codes and sketches, and drafts of them, whose segment is gone; return how many."""
     removed = 0
+    segments = [Segment(0, name, "", 0) for name in known]
     folder = codes_path(store.root, Segment(0, "seg", "", 0)).parent
-    wanted = {codes_path(store.root, Segment(0, name, "", 0)).name for name in known}
+    wanted = {path_of(store.root, segment).name for segment in segments for path_of in (codes_path, sketches_path)}
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.name not in wanted and path.suffix in (".sq8", ".tmp"):
+            if path.name not in wanted and path.suffix in (".sq8", ".rbq", ".tmp"):
                 with suppress(OSError):
                     path.unlink()
                     removed += 1

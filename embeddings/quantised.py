@@ -4,20 +4,14 @@ A row x of length 1 is kept as whole numbers c with x ~ mean + step * c, per dim
 (FAISS, IndexScalarQuantizer). The file is made from the immutable segment alone and carries that segment's SHA-256, a
 checksum of every float32 row, and the SHA-256 of its own blocks; FAISS gets the numbers, never the file.
 
-Layout: 8 bytes magic, uint32 length of a JSON header, its SHA-256, the header; then mean (d float32), step (d float32),
-checksums (n uint32), codes (n x d uint8, 128 stands for 0).
+Layout: see `embeddings.cache_file`; mean (d float32), step (d float32), checksums (n uint32), codes (n x d uint8, 128
+stands for 0).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import secrets
-import struct
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache_file import FOLDER, read_cache, write_cache
 from .segments import Segment
 
 MAGIC = b"RADSHOTQ"
@@ -34,13 +29,7 @@ MAGIC = b"RADSHOTQ"
 CODES_FORMAT = 1
 """Layout of the file, as above."""
 
-FOLDER = "cache"
-"""Where they lie, below the archive's folder; all of it may be deleted at any time."""
-
 SUFFIX = ".sq8"
-
-BLOCK = 1 << 24
-"""Bytes of the file that have a SHA-256 of their own."""
 
 ROWS_AT_ONCE = 8192
 """Rows quantised at a time."""
@@ -50,10 +39,6 @@ SHARD = 1 << 17
 
 LEVELS = 127
 """Codes go from -127 to 127."""
-
-_START = struct.Struct("<8sI32s")
-_MAX_HEADER = 1 << 24
-
 
 Proposal = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 """Positions (m, width), -1 where there are no more; approximate cosines (m, width); slack (m,)."""
@@ -150,92 +135,41 @@ def normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def write_codes(root: Path, segment: Segment, codes: Codes) -> None:
-    """Keep codes for the next process: draft, then rename. A cache needs no fsync: what is torn is found and rebuilt.
+    """Keep codes for the next process.
 
     Raises:
         OSError: The disk is full or not writable.
     """
-    count, dim = len(codes.checksums), len(codes.mean)
     body = [codes.mean.view(np.uint8), codes.step.view(np.uint8), codes.checksums.view(np.uint8)]
-    body += [_memory_of(shard) for shard in codes.shards]
-    header = {
-        "format": CODES_FORMAT,
-        "segment": segment.sha256,
-        "rows": count,
-        "dim": dim,
-        "farthest": codes.farthest,
-        "longest": codes.longest,
-        "blocks": [hashlib.sha256(part.data).hexdigest() for array in body for part in _parts(array)],
-    }
-    text = json.dumps(header).encode()
-    path = codes_path(root, segment)
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as file:
-            file.write(_START.pack(MAGIC, len(text), hashlib.sha256(text).digest()) + text)
-            for array in body:
-                file.write(array.data)
-        draft.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+    body += [memory_of(shard) for shard in codes.shards]
+    facts = {**_facts(segment, len(codes.mean)), "farthest": codes.farthest, "longest": codes.longest}
+    write_cache(codes_path(root, segment), MAGIC, facts, body)
 
 
 def read_codes(root: Path, segment: Segment, dim: int) -> Codes | None:
     """Read a segment's codes and check every block; None where they are missing, of another segment, or damaged."""
+    count = segment.rows
+    mean, step = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
+    checksums = np.empty(count, dtype=np.uint32)
+    shards: list[Any] = []
+
+    def arrays() -> list[NDArray[np.uint8]]:
+        made, memory = _empty_shards(count, dim)
+        shards.extend(made)
+        return [mean.view(np.uint8), step.view(np.uint8), checksums.view(np.uint8), *memory]
+
+    size = 8 * dim + (4 + dim) * count
+    header = read_cache(codes_path(root, segment), MAGIC, _facts(segment, dim), size, arrays)
+    if header is None:
+        return None
     try:
-        with codes_path(root, segment).open("rb", buffering=0) as file:
-            magic, length, digest = _START.unpack(file.read(_START.size))
-            text = file.read(length) if magic == MAGIC and length <= _MAX_HEADER else b""
-            if hashlib.sha256(text).digest() != digest:
-                return None
-            header = json.loads(text)
-            expected = (CODES_FORMAT, segment.sha256, segment.rows, dim)
-            if tuple(header[key] for key in ("format", "segment", "rows", "dim")) != expected:
-                return None
-            count = segment.rows
-            mean, step = np.empty(dim, dtype=np.float32), np.empty(dim, dtype=np.float32)
-            checksums = np.empty(count, dtype=np.uint32)
-            body = [mean.view(np.uint8), step.view(np.uint8), checksums.view(np.uint8)]
-            if os.fstat(file.fileno()).st_size != _START.size + length + sum(map(len, body)) + count * dim:
-                return None  # before memory is taken for what is not there
-            shards, memory = _empty_shards(count, dim)
-            body += memory
-            if not _filled(file.fileno(), _START.size + length, body, header["blocks"]):
-                return None
-            return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), shards)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
+        return Codes(mean, step, checksums, float(header["farthest"]), float(header["longest"]), tuple(shards))
+    except (KeyError, TypeError, ValueError):
         return None
 
 
-def _filled(descriptor: int, start: int, body: list[NDArray[np.uint8]], digests: list[str]) -> bool:
-    """Read the arrays from a file, block by block in several threads, and say whether every block is what it was."""
-    places = []
-    for array in body:
-        for part in _parts(array):
-            places.append((start, part))
-            start += len(part)
-    if len(places) != len(digests):
-        return False
-
-    def fill(job: tuple[tuple[int, NDArray[np.uint8]], str]) -> bool:
-        (offset, part), digest = job
-        done = 0
-        while done < len(part):
-            count = os.preadv(descriptor, [part[done:].data], offset + done)
-            if count == 0:
-                return False
-            done += count
-        return hashlib.sha256(part.data).hexdigest() == digest
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return all(pool.map(fill, zip(places, digests, strict=True)))
-
-
-def _parts(array: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    return [array[at : at + BLOCK] for at in range(0, len(array), BLOCK)]
+def _facts(segment: Segment, dim: int) -> dict[str, object]:
+    return {"format": CODES_FORMAT, "segment": segment.sha256, "rows": segment.rows, "dim": dim}
 
 
 def _empty_shards(count: int, dim: int) -> tuple[tuple[Any, ...], list[NDArray[np.uint8]]]:
@@ -248,10 +182,10 @@ def _empty_shards(count: int, dim: int) -> tuple[tuple[Any, ...], list[NDArray[n
         index.codes.resize(rows * dim)
         index.ntotal = rows
         shards.append(index)
-    return tuple(shards), [_memory_of(shard) for shard in shards]
+    return tuple(shards), [memory_of(shard) for shard in shards]
 
 
-def _memory_of(index: Any) -> NDArray[np.uint8]:
+def memory_of(index: Any) -> NDArray[np.uint8]:
     """Return a FAISS index's codes as an array that shares its memory."""
     memory: NDArray[np.uint8] = import_faiss().rev_swig_ptr(index.codes.data(), index.codes.size())
     return memory

@@ -7,7 +7,7 @@ import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from .database import ROW_COLUMNS, row_crc
 from .quantised import SHARD, Codes, Proposal, import_faiss, load_or_build, normalised
 from .segments import Segment, map_segment, read_segment
+from .sketches import Sketches, load_or_build_sketches
 
 if TYPE_CHECKING:
     from .reading import ReadableStore
 
 QUANTISED_ROWS = 4096
 """Segments from this many rows on are searched in 8 bits, and what is found is ranked again; others in float32."""
+
+Form = Literal["codes", "sketches"]
+"""What large segments are searched by: 8-bit codes, which bound what they hide, or 1-bit sketches, which do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,12 @@ class Material:
 
     Attributes:
         rows: float32 rows (n, d), in memory or mapped.
-        codes: Their quantised form, None where they are searched as they are.
+        codes: Their quantised form or their sketches, None where they are searched as they are.
         plain: A faiss.IndexFlatIP of the normalised rows where there are no codes.
     """
 
     rows: NDArray[np.float32]
-    codes: Codes | None
+    codes: Codes | Sketches | None
     plain: Any
 
     @property
@@ -108,9 +112,10 @@ def _selecting(live: NDArray[np.bool_]) -> Any:
 class Viewer:
     """Makes views of an archive, reusing what did not change since the last one."""
 
-    def __init__(self, store: ReadableStore) -> None:
-        """Take the store to look at."""
+    def __init__(self, store: ReadableStore, form: Form = "codes") -> None:
+        """Take the store to look at, and what its large segments are searched by."""
         self._store = store
+        self._form = form
         self._view: View | None = None
         self._materials: dict[tuple[str, bool], Material] = {}
 
@@ -148,7 +153,8 @@ class Viewer:
     def _material(self, segment: Segment, *, codes: bool) -> Material:
         store = self._store
         if codes:
-            quantised = load_or_build(
+            load = load_or_build if self._form == "codes" else load_or_build_sketches
+            quantised = load(
                 store.root, segment, store.dim, lambda: map_segment(store.root, segment, dim=store.dim, check=True)
             )
             rows = map_segment(store.root, segment, dim=store.dim, check=False)

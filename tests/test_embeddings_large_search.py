@@ -15,6 +15,8 @@ from embeddings import Archive, ArchiveCorrupt, Index, UnknownId
 from embeddings import large_search as large_module
 from embeddings import merging as merging_module
 from embeddings import quantised as quantised_module
+from embeddings import search_limits as search_limits_module
+from embeddings import sketches as sketches_module
 from embeddings import view as view_module
 from embeddings.large_search import LargeSearch, cosines
 from embeddings.merging import due, merge, tier_of
@@ -57,9 +59,10 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def archive(
     tmp_path: Path, small_limits: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Archive]:
-    for module in (quantised_module, view_module):
+    for module in (quantised_module, view_module, sketches_module):
         monkeypatch.setattr(module, "SHARD", request.param)
-    monkeypatch.setattr(quantised_module, "ROWS_AT_ONCE", 500)
+    for module in (quantised_module, sketches_module, search_limits_module):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 500)
     with make(tmp_path / "a") as held:
         fill(held, clustered(6000))
         yield held
