@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -23,7 +24,10 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from embeddings import Archive, embed_archive, load_encoder
+from embeddings import Archive, ArchiveCorrupt, Index, embed_archive, load_encoder
+from embeddings import index as index_module
+from embeddings import large_search as large_module
+from embeddings import view as view_module
 
 SCALE = float(os.environ.get("RADSHOT_SOAK_SCALE", "1.0"))
 """Share of the long trials' sizes that is run."""
@@ -298,6 +302,61 @@ def test_r14_no_pickle_among_images_or_in_an_archive_is_loaded(tmp_path: Path) -
     assert not mark.exists()
     pickle.loads(plain)
     assert mark.exists()  # it would have worked
+
+
+def crafted_codes(sound: bytes, **changes: Any) -> bytes:
+    """Codes whose header says something else and is signed again."""
+    length = struct.unpack("<8sI32s", sound[:44])[1]
+    header = json.loads(sound[44 : 44 + length])
+    text = changes.pop("text", None) or json.dumps({**header, **changes}).encode()
+    return struct.pack("<8sI32s", b"RADSHOTQ", len(text), hashlib.sha256(text).digest()) + text + sound[44 + length :]
+
+
+def test_r14_crafted_codes_and_faiss_files_are_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS reads no file of an archive; a file of codes that says what is not so is made anew."""
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(index_module, "LARGE_ROWS", 50)
+    monkeypatch.setattr(large_module, "PROPOSED", 8)
+    monkeypatch.setattr(view_module, "QUANTISED_ROWS", 32)
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(200, 16)).astype(np.float32)
+    with Archive.create(
+        tmp_path / "x", encoder_name="fake", encoder_fingerprint="a" * 64, encoder_spec=None, dim=16
+    ) as held:
+        held.add([f"{number:03}" for number in range(200)], vectors)
+        truth = Index(held).search(vectors[:5], 4).ids
+    path = next((tmp_path / "x" / "cache").iterdir())
+    segment = next((tmp_path / "x" / "segments").iterdir())
+    sound, rows = path.read_bytes(), segment.read_bytes()
+    index = faiss.IndexFlatIP(16)
+    index.add(vectors[::-1].copy())
+    flat = faiss.serialize_index(index).tobytes()
+    mark = tmp_path / "mark"
+    huge = struct.pack("<8sI32s", b"RADSHOTQ", 2**32 - 1, bytes(32))
+    costumes = [
+        *(flat, flat[:40], b"IxFI" + struct.pack("<iqqq", 16, 2**62, 0, 0), pickle.dumps(Touch(mark)), huge),
+        *(crafted_codes(sound, rows=2**62), crafted_codes(sound, dim=-1), crafted_codes(sound, blocks=7)),
+        *(crafted_codes(sound, blocks=[]), crafted_codes(sound, segment="0" * 64), crafted_codes(sound, format="1")),
+        *(crafted_codes(sound, farthest="1e"), crafted_codes(sound, longest=None), crafted_codes(sound, text=b"[]")),
+        *(crafted_codes(sound, text=b"[" * 100_000), crafted_codes(sound, text=b"\xff"), sound[:44]),
+    ]
+
+    def never(*given: Any) -> None:
+        raise AssertionError("FAISS was given a file")
+
+    for name in ("read_index", "read_index_binary", "deserialize_index", "read_VectorTransform"):
+        monkeypatch.setattr(faiss, name, never)
+    for content in costumes:
+        path.write_bytes(content)
+        with Archive.open(tmp_path / "x") as archive:
+            assert Index(archive).search(vectors[:5], 4).ids == truth
+            assert path.read_bytes() == sound
+        segment.write_bytes(content)
+        path.unlink()
+        with Archive.open(tmp_path / "x") as archive, pytest.raises(ArchiveCorrupt, match="radshot verify"):
+            Index(archive).search(vectors[:5], 4)
+        segment.write_bytes(rows)
+    assert not mark.exists()
 
 
 # -- memory -----------------------------------------------------------------------------------------------------
