@@ -27,6 +27,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 LEAST_COSINE = 0.999
 """The cosine every probe image's fast vector must have with its float32 vector."""
 
+LEAST_FLOAT32_COSINE = 0.99999
+"""The same for float32 with channels last, which is to differ by rounding only."""
+
 PROBE_IMAGES = 16
 """Images compared, at most: those of the first batch."""
 
@@ -89,10 +92,11 @@ def faster(
 ) -> tuple[Encode, PrecisionReport]:
     """Find the fastest way to compute an encoder's vectors that is still right on images like these.
 
-    For networks on the CPU: weights in bfloat16, images with their channels last, and memory that stays with the
-    process from batch to batch. On CUDA: bfloat16, channels last, pinned memory. The vectors come back as float32 and
-    have at least a cosine of `LEAST_COSINE` with those of the float32 network for every probe image, or float32 stays.
-    As with float32, an image's vector may differ by rounding between batches of different size.
+    For networks on the CPU: weights in bfloat16, images with their channels last (in float32 too, where the processor
+    has no bfloat16), and memory that stays with the process from batch to batch. On CUDA: bfloat16, channels last,
+    pinned memory. The vectors come back as float32 and have at least a cosine of `LEAST_COSINE` with those of the
+    float32 network for every probe image, or float32 stays. As with float32, an image's vector may differ by rounding
+    between batches of different size.
 
     Args:
         encoder: Any encoder; one that is no torch network is used as it is.
@@ -112,11 +116,11 @@ def faster(
     keep_memory()
     if precision == "float32":
         return encoder.encode_loaded, PrecisionReport("float32", None, None, "Vectors are computed in float32.")
+    shown = list(probe[:PROBE_IMAGES])
     if precision == "auto" and not has_bfloat16(encoder.device):
         reason = "Vectors are computed in float32: this processor has no instructions for bfloat16."
-        return encoder.encode_loaded, PrecisionReport("float32", None, None, reason)
-    fast = _Bfloat16(encoder)
-    shown = list(probe[:PROBE_IMAGES])
+        return _channels_last(encoder, shown), PrecisionReport("float32", None, None, reason)
+    fast = _NetworkCopy(encoder, "bfloat16")
     exact = encoder.encode_loaded(shown)
     try:
         vectors = fast(shown)
@@ -187,16 +191,26 @@ def _seconds(encode: Encode, images: Sequence[NDArray[np.float32]]) -> float:
     return min(times)
 
 
-class _Bfloat16:
-    """A copy of an encoder's network in bfloat16 with channels last."""
+def _channels_last(encoder: TorchRunner, shown: Sequence[NDArray[np.float32]]) -> Encode:
+    """Return float32 with channels last, which sums in another order at most; the encoder's own way if that fails."""
+    try:
+        way = _NetworkCopy(encoder, "float32")
+        same = least_cosine(encoder.encode_loaded(shown), way(shown)) >= LEAST_FLOAT32_COSINE
+    except RuntimeError:  # a network that insists on the usual layout
+        same = False
+    return way if same else encoder.encode_loaded
 
-    def __init__(self, encoder: TorchRunner) -> None:
+
+class _NetworkCopy:
+    """A copy of an encoder's network in bfloat16 or float32, with channels last."""
+
+    def __init__(self, encoder: TorchRunner, kind: Literal["bfloat16", "float32"]) -> None:
         import torch
 
         self._encoder = encoder
-        self._type = torch.bfloat16
+        self._type = torch.bfloat16 if kind == "bfloat16" else torch.float32
         self._layout = torch.channels_last
-        network = copy.deepcopy(encoder.network).eval().requires_grad_(False).to(torch.bfloat16)
+        network = copy.deepcopy(encoder.network).eval().requires_grad_(False).to(self._type)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
         self._pinned: torch.Tensor | None = None
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from embeddings import Archive, EncoderError, Preprocess, TorchEncoder, embed_archive, load_encoder
+from embeddings import Archive, EncoderError, Preprocess, TorchEncoder, build_backbone, embed_archive, load_encoder
 from embeddings import precision as precision_module
 from embeddings.precision import LEAST_COSINE, faster, has_bfloat16, keep_memory, least_cosine
 
@@ -98,6 +98,32 @@ def test_auto_takes_what_the_machine_is_faster_at(encoder: Any, monkeypatch: pyt
     assert "bfloat16 is only 1.00 times as fast here" in str(report)
     assert has_bfloat16(torch.device("cpu")) in (True, False)
     keep_memory()
+
+
+def test_without_bfloat16_channels_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_module, "has_bfloat16", lambda device: False)
+    layouts: list[bool] = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self, usual: bool) -> None:
+            super().__init__()
+            self.inner, self.usual = build_backbone("conv4", in_channels=3, seed=0), usual
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            layouts.append(images.is_contiguous())
+            rows: torch.Tensor = self.inner(images.contiguous())
+            if self.usual:  # view() raises for any other layout
+                return rows + 0 * images.view(len(images), -1)[:, :1]
+            return rows
+
+    for usual in (False, True):
+        watched = TorchEncoder(Watched(usual), Preprocess(size=(40, 40), channels=3), name="watched")
+        images = probe(watched)
+        encode, report = faster(watched, images)
+        assert "no instructions for bfloat16" in str(report)
+        layouts.clear()
+        np.testing.assert_allclose(encode(images), watched.encode_loaded(images), rtol=1e-3, atol=1e-5)
+        assert layouts == [usual, True]
 
 
 def test_other_encoders_are_used_as_they_are() -> None:
