@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .volume_encoder import VolumeEncoder
     from .volume_ingest import embed_volumes
     from .volume_pictures import encode_volume
+    from .volume_sources import find_volumes
     from .windows import WINDOWS, parse_window
 
 # Each public name and the module that holds it; a module is imported when one of its names is first asked for.
@@ -106,6 +107,7 @@ _HOMES = {
     "encode_volume": "volume_pictures",
     "export_encoder": "export",
     "faster": "precision",
+    "find_volumes": "volume_sources",
     "image_identity": "images",
     "load_checkpoint": "torch_encoder",
     "load_encoder": "encoders",
@@ -173,6 +175,7 @@ __all__ = [
     "encode_volume",
     "export_encoder",
     "faster",
+    "find_volumes",
     "image_identity",
     "load_checkpoint",
     "load_encoder",

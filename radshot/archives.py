@@ -76,6 +76,7 @@ def search_command(
             queries, own = held.rows([id or ""])[1], {id or ""}
         elif is_volume(image):
             queries = _volume_vectors(held, image, encoder)
+            own = set(held.find({"path": str(image.absolute())}))
         else:
             queries = encoder_of(held, encoder).encode([image])
             own = set(held.ids_of(image_identity(image).sha256))
