@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ from .sketches import Sketches, load_or_build_sketches
 
 if TYPE_CHECKING:
     from .reading import ReadableStore
+
+PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Metadata keys that can be written into an SQL statement as they are."""
 
 QUANTISED_ROWS = 4096
 """Segments from this many rows on are searched in 8 bits, and what is found is ranked again; others in float32."""
