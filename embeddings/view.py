@@ -252,8 +252,12 @@ def condition_of(where: Mapping[str, object]) -> tuple[str, list[object]]:
             if not isinstance(option, str | int | float | bool | np.generic):
                 raise ValueError(f"Metadata are compared with text and numbers; {key!r} was to be {option!r}.")
         marks = ",".join("?" * len(options))
-        parts.append(
-            f"EXISTS (SELECT 1 FROM json_each(rows.metadata) AS fact WHERE fact.key = ? AND fact.atom IN ({marks}))"
-        )
-        values += [str(key), *(option.item() if isinstance(option, np.generic) else option for option in options)]
+        if PLAIN_KEY.fullmatch(str(key)):  # a quarter of the time; other keys SQLite's paths do not name reliably
+            parts.append(f"json_extract(metadata, '$.{key}') IN ({marks})")
+        else:
+            parts.append(
+                f"EXISTS (SELECT 1 FROM json_each(rows.metadata) AS fact WHERE fact.key = ? AND fact.atom IN ({marks}))"
+            )
+            values.append(str(key))
+        values += [option.item() if isinstance(option, np.generic) else option for option in options]
     return " AND ".join(parts), values
