@@ -83,7 +83,8 @@ def embed_archive(
         deidentifier: Replaces patients, UIDs, ids, paths and dates by pseudonyms before anything is stored; an archive
             takes one and the same key all its life.
         precision: "auto" computes in bfloat16 where the machine is faster at it and the first batch's vectors have a
-            cosine of at least 0.999 with those of float32; see `embeddings.precision`.
+            cosine of at least 0.999 with those of float32, see `embeddings.precision`; an archive keeps to what it was
+            begun with.
         progress: True shows a bar on stderr, False none, None if stderr is a terminal; a function gets the report
             so far after every commit.
 
@@ -145,7 +146,7 @@ def embed_listing(
     with ExitStack() as stack:
         reader, threads = stack.enter_context(reader_for(encoder, processes, limits))
         inspector = Inspector(archive.store, reader, deidentifier)
-        job = IngestJob(archive, inspector, reader, FastEncode(encoder, precision), total=total)
+        job = IngestJob(archive, inspector, reader, FastEncode(encoder, precision, archive), total=total)
         show = stack.enter_context(watched(progress, total))
         files = stack.enter_context(closing(_inspected(listing.records, inspector, threads, 2 * batch_size)))
         for batch in _batches(files, batch_size):

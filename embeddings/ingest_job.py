@@ -26,12 +26,20 @@ if TYPE_CHECKING:
     from .encoders import Encoder
 
 
+PRECISION_NOTE, PRECISIONS = "precision", ("float32", "bfloat16")
+"""Note that holds how an archive's vectors are computed, and what it may say."""
+
+
 class FastEncode:
     """From loaded images to vectors, by the fastest way that the first batch proves to be right."""
 
-    def __init__(self, encoder: Encoder, precision: Precision) -> None:
-        """Remember the encoder; what is fastest is found out with the first batch."""
+    def __init__(self, encoder: Encoder, precision: Precision, archive: Archive) -> None:
+        """Remember the encoder; what is fastest is found out with the first batch.
+
+        An archive keeps to what it was begun with, so that a job that was killed gives the vectors of one that was not.
+        """
         self._encoder = encoder
+        self._archive = archive
         self._precision: Precision = precision
         self._way: Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]] | None = None
         self.said = ""
@@ -39,8 +47,12 @@ class FastEncode:
     def __call__(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return vectors (n, d)."""
         if self._way is None:
-            self._way, report = faster(self._encoder, images, precision=self._precision)
+            before = self._archive.get_note(PRECISION_NOTE)
+            wanted: Precision = before if self._precision == "auto" and before in PRECISIONS else self._precision
+            self._way, report = faster(self._encoder, images, precision=wanted)
             self.said = str(report)
+            if self.said and before != report.chosen:
+                self._archive.set_note(PRECISION_NOTE, report.chosen)
         return self._way(images)
 
 

@@ -166,3 +166,21 @@ def test_bfloat16_on_cuda_is_close() -> None:
     assert report.chosen == "bfloat16"
     for batch in (images, images[:3], images):
         assert least_cosine(encoder.encode_loaded(batch), encode(batch)) >= LEAST_COSINE
+
+
+def test_an_archive_keeps_to_what_it_was_begun_with(
+    tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s").mkdir()
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (30, 30), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "s" / f"{seed}.png")
+        if seed == 1:
+            embed_archive(tmp_path / "s", encoder, tmp_path / "a", workers=0, precision="bfloat16")
+    monkeypatch.setattr(precision_module, "has_bfloat16", lambda device: False)
+    again = embed_archive(tmp_path / "s", encoder, tmp_path / "a", workers=0)
+    assert "bfloat16" in again.precision
+    embed_archive(tmp_path / "s", encoder, tmp_path / "b", workers=0, precision="bfloat16")
+    with Archive.open(tmp_path / "a") as first, Archive.open(tmp_path / "b") as second:
+        assert first.get_note("precision") == "bfloat16"
+        assert least_cosine(first.vectors, second.vectors) > 1 - 1e-6
