@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
+from .reduction import on_whole_grid
+
 JPEG2000_SYNTAXES = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 """JPEG 2000, lossless only and not (PS3.5 A.4.4)."""
 
@@ -69,7 +71,8 @@ def decode_reduced(codestream: bytes, header: Dataset, side: int) -> NDArray[Any
     """Decode a grey JPEG 2000 frame with its finest levels left out.
 
     The values are those of the low-pass image, which is on the scale of the stored values: windows and rescaling hold.
-    Signed values, colour and frames with padding, which would be blended into the image, are left to the plain decoder.
+    Signed values, colour, palette indexes and frames with padding, which would be blended into the image, are left to
+    the plain decoder; so is what contradicts its header.
 
     Args:
         codestream: The compressed frame, of a size that was checked.
@@ -77,19 +80,26 @@ def decode_reduced(codestream: bytes, header: Dataset, side: int) -> NDArray[Any
         side: Rows and columns that must be left.
 
     Returns:
-        Stored values (h, w), or None where the frame has to be decoded whole.
+        Stored values (h, w) over the area of the whole frame, or None where the frame has to be decoded whole.
     """
     plain = int(header.get("SamplesPerPixel") or 1) == 1 and int(header.get("PixelRepresentation") or 0) == 0
+    grey = str(header.get("PhotometricInterpretation")).startswith("MONOCHROME")
+    shape = int(header.Rows), int(header.Columns)
     start = codestream.find(_SOC_SIZ, 0, 512)
-    if not plain or "PixelPaddingValue" in header or start < 0 or len(codestream) < start + 43:
+    if not plain or not grey or "PixelPaddingValue" in header or start < 0 or len(codestream) < start + 43:
         return None
-    times = reduction(int(header.Rows), int(header.Columns), side, resolution_levels(codestream))
+    if codestream_size(codestream) != shape or any(codestream[start + 16 : start + 24]):  # an origin other than (0, 0)
+        return None
+    times = reduction(*shape, side, resolution_levels(codestream))
     bits, signed = (codestream[start + 42] & 0x7F) + 1, codestream[start + 42] >> 7
     if times == 0 or signed or bits > 16:
         return None
+    factor = 1 << times
     try:
         opened: Any = Image.open(BytesIO(codestream), formats=("JPEG2000",))
         with opened as image:
+            # Pillow rounds the reduced size, the codec rounds it up (ISO/IEC 15444-1 B.5): sizes in between would fail
+            image._size = tuple(-(-length // factor) * factor for length in image.size)
             image.reduce = times  # in this format not the method of other images
             image.load()
             values = np.asarray(image)
@@ -99,4 +109,5 @@ def decode_reduced(codestream: bytes, header: Dataset, side: int) -> NDArray[Any
         return None
     if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
         return None
-    return values >> (8 * values.itemsize - bits)  # Pillow fills the width of its type
+    values = values >> (8 * values.itemsize - bits)  # Pillow fills the width of its type
+    return on_whole_grid(values, shape, factor, offset=(1 - 1 / factor) / 2)

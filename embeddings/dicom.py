@@ -15,8 +15,9 @@ from pydicom.uid import UID
 from .dicom_file import check_header, decode_frame, frame_count, read_header
 from .errors import ImageError
 from .greyscale import WINDOW_FUNCTIONS, apply_window, is_finite, look_up, luminance, stretch
-from .images import DEFAULT_MAX_PIXELS, choose_frame
+from .images import BLOCK_MARGIN, DEFAULT_MAX_PIXELS, choose_frame
 from .quiet import quiet
+from .reduction import block_mean
 
 
 class _Damaged(ValueError):
@@ -48,7 +49,8 @@ def read_dicom(
         window: (centre, width) in modality units instead of the file's own VOI (function LINEAR_EXACT).
         max_pixels: Rows x columns allowed.
         side: Rows and columns that will be resized to: a JPEG 2000 frame may be decoded at a half, a quarter ... of its
-            resolution, see `images.read_reduced`. None decodes every pixel.
+            resolution, another be averaged over blocks, where there is a window, see `images.read_reduced`. None takes
+            every pixel.
         hounsfield: A window as `window`, where the modality is CT and no `window` is given.
 
     Returns:
@@ -63,11 +65,15 @@ def read_dicom(
             header, pixels = read_header(path, name, max_pixels)
             samples = check_header(header, name, max_pixels)
             index = choose_frame(name, frame, frame_count(header))
+            if window is None and str(header.get("Modality")) == "CT":
+                window = hounsfield
+            if side is not None and not _may_be_averaged(header, index, window):
+                side = None
             stored = decode_frame(header, pixels, index, name, max_pixels, side=side)
             if not is_finite(stored):
                 raise ImageError(name, "holds NaN or infinite grey levels")
-            if window is None and str(header.get("Modality")) == "CT":
-                window = hounsfield
+            if side is not None:
+                stored = block_mean(stored, BLOCK_MARGIN * side)
             if samples == 1 and str(header.PhotometricInterpretation).startswith("MONOCHROME"):
                 grey = _show_monochrome(stored, header, index, window)
             else:
@@ -142,6 +148,33 @@ def _show_monochrome(
     return grey
 
 
+def _may_be_averaged(header: Dataset, index: int, window: tuple[float, float] | None) -> bool:
+    """Tell whether averaging neighbours before the window shows what averaging them after it would, but for noise.
+
+    Not where values are no amounts (palette indexes, padding, a modality table), and not without a window: the smallest
+    and the largest pixel of the whole frame set the scale then, and averages are less extreme.
+    """
+    group = _functional_group(header, index, "FrameVOILUTSequence")
+    luts = group.get("VOILUTSequence") or header.get("VOILUTSequence")
+    return (
+        str(header.PhotometricInterpretation).startswith("MONOCHROME")
+        and not any(f"{prefix}PixelPaddingValue" in header for prefix in ("", "Float", "DoubleFloat"))
+        and not header.get("ModalityLUTSequence")
+        and bool(window is not None or luts or _file_window(group) is not None)
+    )
+
+
+def _file_window(group: Dataset) -> tuple[float, float, str] | None:
+    """Return centre, width and function of the file's first window, None where there is none that is allowed."""
+    centre, width = _number(group.get("WindowCenter")), _number(group.get("WindowWidth"))
+    function = str(group.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if function not in WINDOW_FUNCTIONS:
+        raise _Damaged(f"its VOI LUT Function is none of {', '.join(WINDOW_FUNCTIONS)}")
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return None
+    return centre, width, function
+
+
 def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
     """Mark the pixels that Pixel Padding Value, or the range up to its limit, declares to be no image (C.7.5.1.1.2)."""
     prefix = {"float32": "Float", "float64": "DoubleFloat"}.get(stored.dtype.name, "")
@@ -188,13 +221,8 @@ def _through_voi(
         grey = look_up(values, table, first)
         grey /= np.float32(top)
         return np.clip(grey, 0.0, 1.0, out=grey)
-    centre, width = _number(group.get("WindowCenter")), _number(group.get("WindowWidth"))
-    function = str(group.get("VOILUTFunction") or "LINEAR").strip().upper()
-    if function not in WINDOW_FUNCTIONS:
-        raise _Damaged(f"its VOI LUT Function is none of {', '.join(WINDOW_FUNCTIONS)}")
-    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
-        return stretch(values, padding)
-    return apply_window(values, centre, width, function)
+    asked = _file_window(group)
+    return stretch(values, padding) if asked is None else apply_window(values, *asked)
 
 
 def _show_colour(stored: NDArray[Any], header: Dataset, window: tuple[float, float] | None) -> NDArray[np.float32]:

@@ -31,9 +31,10 @@ PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 # Baseline TIFF tags: BitsPerSample and PhotometricInterpretation, whose value 0 means that white is zero.
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
-JPEG_MARGIN, JPEG2000_MARGIN = 2, 4
-"""Reduced decoding leaves at least this many pixels, in each direction, for every one that is wanted: what is resampled
-then is nearly what it would be of the whole image (benchmarks/decoding.py says how nearly)."""
+JPEG_MARGIN, JPEG2000_MARGIN, BLOCK_MARGIN = 2, 2, 4
+"""Reduced decoding, and averaging of what can only be decoded whole, leave at least this many pixels, in each
+direction, for every one that is wanted: what is resampled then is nearly what it would be of the whole image
+(benchmarks/decoding.py says how nearly)."""
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations (0x0112) in which rows become columns."""
@@ -108,7 +109,8 @@ def read_reduced(
     """Read one grey image at no more resolution than is needed, where its format can.
 
     JPEG is decoded at a half, a quarter or an eighth of its resolution where `JPEG_MARGIN` times the rows and columns
-    asked for are left, grey JPEG 2000 in DICOM likewise with `JPEG2000_MARGIN`. That is many times as fast.
+    asked for are left, grey JPEG 2000 in DICOM likewise with `JPEG2000_MARGIN`. That is many times as fast. Other grey
+    DICOM frames are averaged before anything else is done to them. Frames without a window are taken whole.
 
     Args:
         source: As for `read_image`; so are the other arguments.
@@ -276,11 +278,16 @@ def _from_pillow(
                 image.seek(index)
                 check_size(name, image.height, image.width, max_pixels)
             shape = image.height, image.width
+            draft = None
             if count == 1 and side is not None:  # JPEG leaves out fine detail while it decodes; others ignore this
-                image.draft("L", (JPEG_MARGIN * side, JPEG_MARGIN * side))
-            if _turn_upright(image):
+                draft = image.draft("L", (JPEG_MARGIN * side, JPEG_MARGIN * side))
+            image.load()
+            picture: Image.Image = image
+            if draft is not None and draft[1][2:] != image.size:  # its last row reaches past the whole image's
+                picture = image.resize(image.size, Image.Resampling.BILINEAR, box=draft[1])
+            if _turn_upright(picture):
                 shape = shape[1], shape[0]
-            stored, top = _grey_values(image)
+            stored, top = _grey_values(picture)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -296,11 +303,10 @@ def _from_pillow(
 
 
 def _turn_upright(image: Image.Image) -> bool:
-    """Decode, apply the EXIF orientation that viewers apply, and say whether rows became columns.
+    """Apply the EXIF orientation that viewers apply, and say whether rows became columns.
 
     A damaged EXIF block counts as none.
     """
-    image.load()
     turned = False
     with suppress(Exception):
         turned = image.getexif().get(0x0112) in _TURNED
