@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--jpeg", type=int, default=192)
     parser.add_argument("--dicom", type=int, default=48)
     parser.add_argument("--rows", nargs="+", default=["JPEG:resnet50", "JPEG:densenet121", "DICOM:resnet18"])
+    parser.add_argument("--plain-only", action="store_true", help="leave the tuned peer out")
     parser.add_argument("--role", choices=("ours", "peer"))
     parser.add_argument("--network", default="resnet50")
     parser.add_argument("--kind", default="JPEG")
@@ -171,7 +172,7 @@ def main() -> None:
     for row in options.rows:
         kind, network = row.split(":")
         files = generate(options.work, kind, options.jpeg if kind == "JPEG" else options.dicom)
-        ratios: dict[str, list[float]] = {"peer": [], "tuned": []}
+        ratios: dict[str, list[float]] = {"peer": []} if options.plain_only else {"peer": [], "tuned": []}
         cosine = 1.0
         for _ in range(options.pairs):
             mine, vectors = run(options, "ours", files, network, kind)
