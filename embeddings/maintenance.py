@@ -20,6 +20,7 @@ from .database import DATABASE_NAME, ROW_COLUMNS, row_crc, transaction, translat
 from .errors import ArchiveCorrupt, ArchiveError, ArchiveLocked
 from .merging import TIER_ROWS, alone, merge_alone
 from .quantised import codes_path, read_codes
+from .reading import MAPPED_VALUES
 from .segments import FOLDER, HEADER, Segment, map_segment, segment_path, segment_problem, stray_files, sync_folder
 from .sketches import read_sketches, sketches_path
 from .store import Store
@@ -276,6 +277,10 @@ def _sync_file_tree(folder: Path) -> None:
 
 def measure(store: Store) -> dict[str, Any]:
     """Count rows, segments and bytes of the newest version."""
+    with store.viewing() as connection:
+        rows, _ = store.digest_of(connection)
+    if rows * store.dim <= MAPPED_VALUES:
+        store.snapshot()  # of a small store everything is read, and damage told; a large one has `verify`
     with store.viewing() as connection:
         version = store.version_of(connection)
         rows, _ = store.digest_of(connection)

@@ -131,7 +131,9 @@ def _volume_vectors(held: Archive, path: Path, encoder: str | None) -> Any:
 
     way: Any = next(iter(held.value_counts("way")), None)
     if way is None:
-        raise Refused(f"The archive '{held.path}' holds no volumes, and '{path}' is one: give an image.")
+        raise Refused(
+            f"'{path}' is a folder or a NIfTI volume, and the archive '{held.path}' holds no volumes: give an image."
+        )
     return encode_volume(encoder_of(held, encoder), path, way=way)
 
 
