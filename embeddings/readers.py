@@ -101,7 +101,10 @@ class LocalReader:
 
 
 class ProcessReader:
-    """Reads in decoding processes; a thread that finds all of them busy waits for one."""
+    """Reads in decoding processes; a thread that finds all of them busy waits for one.
+
+    Paths are sent whole: a process that was kept from an earlier job may have another working folder.
+    """
 
     def __init__(self, loader: Loader, lent: Sequence[Decoder]) -> None:
         """Take the encoder's loader and the processes that are to run it."""
@@ -119,16 +122,16 @@ class ProcessReader:
 
     def identity(self, path: Path) -> ImageIdentity:
         """Hash a file and read its header."""
-        return ImageIdentity(**self._call(identity_of, path, source=path))
+        return ImageIdentity(**self._call(identity_of, path.absolute(), source=path))
 
     def load(self, path: Path, metadata: Mapping[str, Any]) -> Loaded:
         """Decode and preprocess one image."""
-        found = self._call(load_image, self._loader, path, metadata, source=path)
+        found = self._call(load_image, self._loader, path.absolute(), metadata, source=path)
         return Loaded(found["image"], tuple(found["warnings"]))
 
     def same_image(self, first: Path, second: Path) -> bool:
         """Say whether two files show the same grey levels."""
-        return bool(self._call(shows_the_same, first, second, source=second))
+        return bool(self._call(shows_the_same, first.absolute(), second.absolute(), source=second))
 
     def expand(self, images: Sequence[NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
         """Turn what was loaded into what `encode_loaded` takes."""

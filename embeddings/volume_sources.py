@@ -135,7 +135,9 @@ def volumes_in(
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """As `find_volumes`, with a reader at hand."""
     parts = [source] if isinstance(source, str | os.PathLike) else list(source)
-    records = [record for part in parts for record in records_from_folder(part, without=without)]
+    # Whole paths: a decoding process that was kept from an earlier job may have another working folder.
+    whole = [Path(os.path.abspath(part)) for part in parts]  # noqa: PTH100 (keeps links)
+    records = [record for part in whole for record in records_from_folder(part, without=without)]
     if not records:
         raise SourceError(f"There is no file below '{printable(os.fspath(parts[0]))}'.")
     volumes = [record for record in records if is_nifti(record.path)]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embeddings import ImageError, embed_archive, load_encoder
+from embeddings import Archive, ImageError, embed_archive, load_encoder
 from embeddings import decoding as decoding_module
 from embeddings.decoding import SHARED_BYTES, Decoder, DecodingLimits, UnknownToDecoder, close_decoders, decoders
 from embeddings.decoding_worker import _Arena, answer, pack, private_bytes
@@ -250,6 +250,17 @@ def test_both_readers_read_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(apart.expand([found.image])[0], encoder.load(image))
         assert apart.same_image(image, draw(tmp_path / "b.png", 1))
         assert not apart.same_image(image, draw(tmp_path / "c.png", 2))
+
+
+def test_relative_paths_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "one" / "s" / "a.png", 1)
+    draw(tmp_path / "two" / "s" / "a.png", 2)
+    encoder = load_encoder("pixels-8")
+    for folder in ("one", "two"):  # the second job is lent the processes of the first
+        monkeypatch.chdir(tmp_path / folder)
+        assert embed_archive("s", encoder, "x", workers=1).embedded == 1
+    with Archive.open(tmp_path / "two" / "x") as archive:
+        np.testing.assert_allclose(archive.vectors, encoder.encode([tmp_path / "two" / "s" / "a.png"]))
 
 
 def test_an_encoder_with_a_way_of_its_own_is_read_here(tmp_path: Path) -> None:
