@@ -21,6 +21,7 @@ from .large_search import LargeSearch, Selection
 from .quantised import import_faiss
 from .search_limits import SearchLimits, choose, measured_recall
 from .snapshot import Snapshot
+from .summation import row_sums
 from .view import condition_of
 
 Metric = Literal["cosine", "euclidean", "dot"]
@@ -311,22 +312,16 @@ class _Rows:
         wide = query.astype(np.float64)
         rows = self.vectors[candidates].astype(np.float64)  # (c, d)
         if self.metric == "euclidean":
-            return -np.sqrt(_row_sums((rows - wide) ** 2))
-        scores = _row_sums(rows * wide)
+            return -np.sqrt(row_sums((rows - wide) ** 2))
+        scores = row_sums(rows * wide)
         if self.metric == "dot":
             return scores
-        length = self.norms[candidates] * np.sqrt(_row_sums(wide[None] ** 2))
+        length = self.norms[candidates] * np.sqrt(row_sums(wide[None] ** 2))
         return np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
 
 
-def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum each contiguous row (c, d) -> (c,); NumPy's pairwise order of summation depends on d alone."""
-    sums: NDArray[np.float64] = np.add.reduce(np.ascontiguousarray(values), axis=1)
-    return sums
-
-
 def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.sqrt(_row_sums(vectors.astype(np.float64) ** 2))
+    return np.sqrt(row_sums(vectors.astype(np.float64) ** 2))
 
 
 def _blocks(vectors: NDArray[np.float32]) -> list[slice]:

@@ -63,9 +63,10 @@ def embed_archive(
 
     Each batch is one durable commit of rows and file states: after a kill or Ctrl-C a rerun goes on with the next
     batch. A file is unchanged if its size and modification time are, or else its SHA-256. The same content under
-    another name is a duplicate, and so are the same pixels under the same id (a DICOM image compressed otherwise). The
-    same id with other pixels, at another place, is refused and the first kept; at the same place the file has changed
-    and its row is replaced. What a table newly says of an unchanged file is noted with its row. Refused files are
+    another name is a duplicate, and so are the same pixels under the same id (a DICOM image compressed otherwise; in
+    a de-identified archive, which keeps no path to compare with, that is a conflict and refused). The same id with
+    other pixels, at another place, is refused and the first kept; at the same place the file has changed and its row
+    is replaced. What a table newly says of an unchanged file is noted with its row. Refused files are
     listed in `Archive.quarantine` and tried again at every run. Rows whose file is gone stay.
 
     Args:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from .errors import ArchiveCorrupt
 from .quantised import Proposal, normalised
 from .reading import PARAMETERS, READ_ATTEMPTS
 from .sketches import Sketches
+from .summation import cosines
 from .view import Form, Part, View, Viewer, places_where, row_at, selecting
 
 if TYPE_CHECKING:
@@ -345,17 +346,3 @@ class _Batch:
 def _threads(process: int) -> ThreadPoolExecutor:
     """Return the threads of a process that search shards, made by the first search that needs them."""
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="radshot-search")
-
-
-def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of a query (d,) with rows (c, d) in float64, summed in an order that depends on d alone."""
-    wide, many = query.astype(np.float64), rows.astype(np.float64)
-    products = _row_sums(many * wide)
-    lengths = np.sqrt(_row_sums(many**2)) * np.sqrt(_row_sums(wide[None] ** 2))
-    result: NDArray[np.float64] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-    return result
-
-
-def _row_sums(values: NDArray[Any]) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = np.add.reduce(np.ascontiguousarray(values), axis=1)
-    return sums

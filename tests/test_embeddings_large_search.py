@@ -18,10 +18,11 @@ from embeddings import quantised as quantised_module
 from embeddings import search_limits as search_limits_module
 from embeddings import sketches as sketches_module
 from embeddings import view as view_module
-from embeddings.large_search import LargeSearch, cosines
+from embeddings.large_search import LargeSearch
 from embeddings.merging import due, merge, tier_of
 from embeddings.quantised import build_codes, codes_path, load_or_build, normalised, read_codes, write_codes
 from embeddings.segments import Segment
+from embeddings.summation import cosines
 from embeddings.view import condition_of
 
 DIM = 24

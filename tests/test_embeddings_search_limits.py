@@ -16,7 +16,7 @@ from embeddings import quantised as quantised_module
 from embeddings import search_limits as limits_module
 from embeddings import sketches as sketches_module
 from embeddings import view as view_module
-from embeddings.large_search import LargeSearch, cosines
+from embeddings.large_search import LargeSearch
 from embeddings.merging import merge
 from embeddings.quantised import normalised
 from embeddings.search_limits import SearchLimits, choose, measured_recall
@@ -30,6 +30,7 @@ from embeddings.sketches import (
     sketches_path,
     write_sketches,
 )
+from embeddings.summation import cosines
 
 faiss = pytest.importorskip("faiss")
 pytestmark = pytest.mark.skipif(not hasattr(faiss, "IndexRaBitQ"), reason="needs FAISS 1.11 or newer")
