@@ -33,10 +33,9 @@ from easyfsl.datasets import FewShotDataset  # noqa: E402
 from easyfsl.samplers import TaskSampler  # noqa: E402
 from learn2learn.data.transforms import ConsecutiveLabels, KShots, LoadData, NWays, RemapLabels  # noqa: E402
 
-from embeddings import build_backbone  # noqa: E402
+from embeddings import Augmentation, build_backbone  # noqa: E402
 from episodes import EpisodeSampler, make_phantoms  # noqa: E402
 from episodes.stream import EpisodeStream  # noqa: E402
-from fewshot.augmentation import Augmentation  # noqa: E402
 from fewshot.networks import EpisodeTargets, PrototypicalNetwork  # noqa: E402
 
 N_WAY, K_SHOT, N_QUERY = 5, 5, 15

@@ -32,10 +32,9 @@ from tasks import (
     t5_target,
 )
 
-from embeddings import Encoder, TorchEncoder, build_backbone, load_encoder
+from embeddings import Augmentation, Encoder, TorchEncoder, build_backbone, load_encoder
 from episodes import Report, compare, evaluate
 from fewshot import PrototypeClassifier, TrainingConfig, train
-from fewshot.augmentation import Augmentation
 
 #: Teaching files are posed alike: where something lies in the image helps, so images are moved little.
 MILD = Augmentation(5, 0.03, 0.05, 0.03, 0.1, 0.1, 0.02)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .archive import AddReport, Archive, Snapshot, VerifyReport
+    from .augmentation import NO_AUGMENTATION, STRONG_AUGMENTATION, Augmentation
     from .backbone_names import BACKBONES
     from .backbones import build_backbone
     from .classical import HogEncoder, PixelEncoder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .images import DEFAULT_MAX_PIXELS, ImageIdentity, ImageSource, image_identity, read_image
     from .index import Index, SearchResult
     from .ingest import IngestReport, embed_archive
+    from .language_model import train_text_encoder
     from .large_search import Selection
     from .precision import PrecisionReport, faster
     from .precomputed import PrecomputedEncoder
@@ -46,9 +48,11 @@ if TYPE_CHECKING:
     from .similarity import SimilarityHead
     from .source_statistics import SourceStatistics
     from .sources import Record, printable, records_from_folder, records_from_table
+    from .text import TextEncoder, TfidfTextEncoder, load_text_encoder
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_backbone import trainable_from
     from .transformers_encoder import TransformersEncoder
+    from .transformers_text import TransformersTextEncoder
     from .volume_encoder import VolumeEncoder
     from .volume_ingest import embed_volumes
     from .volume_pictures import encode_volume
@@ -59,6 +63,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "BACKBONES": "backbone_names",
     "DEFAULT_MAX_PIXELS": "images",
+    "NO_AUGMENTATION": "augmentation",
+    "STRONG_AUGMENTATION": "augmentation",
     "WARNINGS": "image_warnings",
     "WINDOWS": "windows",
     "AddReport": "archive",
@@ -66,6 +72,7 @@ _HOMES = {
     "ArchiveCorrupt": "errors",
     "ArchiveError": "errors",
     "ArchiveLocked": "errors",
+    "Augmentation": "augmentation",
     "DecoderUnavailable": "errors",
     "DecodingLimits": "decoding",
     "Deidentifier": "deidentification",
@@ -94,8 +101,11 @@ _HOMES = {
     "SourceError": "errors",
     "SourceStatistics": "source_statistics",
     "StorageFull": "errors",
+    "TextEncoder": "text",
+    "TfidfTextEncoder": "text",
     "TorchEncoder": "torch_encoder",
     "TransformersEncoder": "transformers_encoder",
+    "TransformersTextEncoder": "transformers_text",
     "UnknownColumn": "errors",
     "UnknownEncoder": "errors",
     "UnknownId": "errors",
@@ -111,6 +121,7 @@ _HOMES = {
     "image_identity": "images",
     "load_checkpoint": "torch_encoder",
     "load_encoder": "encoders",
+    "load_text_encoder": "text",
     "parse_window": "windows",
     "printable": "sources",
     "read_image": "images",
@@ -118,6 +129,7 @@ _HOMES = {
     "records_from_folder": "sources",
     "records_from_table": "sources",
     "reembed_archive": "reembedding",
+    "train_text_encoder": "language_model",
     "trainable_from": "transformers_backbone",
 }
 
@@ -127,6 +139,8 @@ __distribution__ = "radshot"
 __all__ = [
     "BACKBONES",
     "DEFAULT_MAX_PIXELS",
+    "NO_AUGMENTATION",
+    "STRONG_AUGMENTATION",
     "WARNINGS",
     "WINDOWS",
     "AddReport",
@@ -134,6 +148,7 @@ __all__ = [
     "ArchiveCorrupt",
     "ArchiveError",
     "ArchiveLocked",
+    "Augmentation",
     "DecoderUnavailable",
     "DecodingLimits",
     "Deidentifier",
@@ -162,8 +177,11 @@ __all__ = [
     "SourceError",
     "SourceStatistics",
     "StorageFull",
+    "TextEncoder",
+    "TfidfTextEncoder",
     "TorchEncoder",
     "TransformersEncoder",
+    "TransformersTextEncoder",
     "UnknownColumn",
     "UnknownEncoder",
     "UnknownId",
@@ -179,6 +197,7 @@ __all__ = [
     "image_identity",
     "load_checkpoint",
     "load_encoder",
+    "load_text_encoder",
     "parse_window",
     "printable",
     "read_image",
@@ -186,6 +205,7 @@ __all__ = [
     "records_from_folder",
     "records_from_table",
     "reembed_archive",
+    "train_text_encoder",
     "trainable_from",
 ]
 

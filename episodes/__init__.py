@@ -22,6 +22,13 @@ if TYPE_CHECKING:
         reliability,
         risk_coverage,
     )
+    from .chestxray14 import (
+        CHESTXRAY14_FINDINGS,
+        CHESTXRAY14_SEEN,
+        CHESTXRAY14_UNSEEN,
+        generalized_split,
+        read_chestxray14,
+    )
     from .decision import Decision, Neighbor
     from .duplicates import DuplicatePair, DuplicateReport, ImageHashes, difference_hash, hash_images, near_duplicates
     from .errors import EpisodeError, FilterError, ManifestError, UnknownColumn
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from .multilabel_evaluate import evaluate_multilabel, label_auroc
     from .multilabel_report import LabelResult, MultiLabelReport, SeenUnseenAuroc
     from .multilabel_summary import compare_multilabel
+    from .openi import read_openi
     from .outcomes import ClassResult, Outcomes
     from .phantoms import (
         FINDINGS,
@@ -55,6 +63,9 @@ if TYPE_CHECKING:
     from .where import rows_where
 
 _EXPORTS = {
+    "CHESTXRAY14_FINDINGS": "chestxray14",
+    "CHESTXRAY14_SEEN": "chestxray14",
+    "CHESTXRAY14_UNSEEN": "chestxray14",
     "ClassResult": "outcomes",
     "ConfusionMatrix": "metrics",
     "Decision": "decision",
@@ -104,6 +115,7 @@ _EXPORTS = {
     "draw_phantom": "phantoms",
     "episode_interval": "intervals",
     "evaluate_multilabel": "multilabel_evaluate",
+    "generalized_split": "chestxray14",
     "hash_images": "duplicates",
     "k_fold": "splits",
     "label_auroc": "multilabel_evaluate",
@@ -114,6 +126,8 @@ _EXPORTS = {
     "paired_difference": "intervals",
     "patient_bootstrap": "intervals",
     "ranking_score": "metrics",
+    "read_chestxray14": "chestxray14",
+    "read_openi": "openi",
     "reliability": "calibration_metrics",
     "render_reports": "report_page",
     "risk_coverage": "calibration_metrics",
@@ -129,6 +143,9 @@ _EXPORTS = {
 __distribution__ = "radshot"
 
 __all__ = [
+    "CHESTXRAY14_FINDINGS",
+    "CHESTXRAY14_SEEN",
+    "CHESTXRAY14_UNSEEN",
     "FINDINGS",
     "NO_FINDING",
     "SOURCE_FINDINGS",
@@ -179,6 +196,7 @@ __all__ = [
     "episode_interval",
     "evaluate",
     "evaluate_multilabel",
+    "generalized_split",
     "hash_images",
     "k_fold",
     "label_auroc",
@@ -189,6 +207,8 @@ __all__ = [
     "paired_difference",
     "patient_bootstrap",
     "ranking_score",
+    "read_chestxray14",
+    "read_openi",
     "reliability",
     "render_reports",
     "risk_coverage",

@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embeddings import Augmentation
+
     from .advice import Advice
     from .attention_head import MatchingClassifier
-    from .augmentation import Augmentation
     from .auto import AutoClassifier, HeadChoice, Trial
     from .calibration import IsotonicCalibration, TemperatureScaling, fit_isotonic, fit_temperature
     from .calibration_rows import TooFewPatients
@@ -158,7 +159,7 @@ __all__ = [
 
 _HOME = {
     "Advice": "advice",
-    "Augmentation": "augmentation",
+    "Augmentation": "training_config",
     "AutoClassifier": "auto",
     "ClassEstimate": "estimate_report",
     "ComparisonSet": "comparison",

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from embeddings import Encoder, ImageSource, TorchEncoder
+from embeddings import Augmentation, Encoder, ImageSource, TorchEncoder
 from episodes import Decision
 
-from .augmentation import Augmentation
 from .class_scores import ClassScores, image_weights
 from .prototypes import DEFAULT_EVIDENCE
 from .support import Metric, Support, check_evidence, check_fitted, check_queries, prepare, similarities

@@ -14,9 +14,8 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from embeddings import TorchEncoder
+from embeddings import STRONG_AUGMENTATION, Augmentation, TorchEncoder
 
-from .augmentation import STRONG_AUGMENTATION, Augmentation
 from .devices import Devices
 from .layout import Source
 from .memory import kept_memory

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .augmentation import Augmentation
+from embeddings import Augmentation
 
 #: Training methods by name; the networks themselves are in `fewshot.methods`, which needs torch.
 METHODS = ("prototypical", "siamese", "matching", "relation", "supervised", "simclr", "multilabel")

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embeddings import Preprocess, TorchEncoder
+from embeddings import Augmentation, Preprocess, TorchEncoder
 
-from .augmentation import Augmentation
 from .last_blocks import blocks_of, copy_owning
 from .support import check_center
 

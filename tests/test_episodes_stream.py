@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from embeddings import Augmentation
 from episodes import Episode, EpisodeError, EpisodeSampler, Manifest, MultiLabelEpisodeSampler, StreamedEpisode
 from episodes.pixel_batches import PixelBatches
 from episodes.pixel_cache import PixelCache
 from episodes.stream import EpisodeBatch, EpisodeStream
-from fewshot.augmentation import Augmentation
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (60, 12, 16), dtype=np.uint8)

@@ -12,9 +12,8 @@ import torch
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 from transformers.utils import logging
 
-from embeddings import load_encoder
+from embeddings import NO_AUGMENTATION, load_encoder
 from fewshot import TrainingConfig, TrainingError, train
-from fewshot.augmentation import NO_AUGMENTATION
 from fewshot.starting import image_channels
 
 SIDE = 32

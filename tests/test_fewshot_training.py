@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from embeddings import (
+    Augmentation,
     EncoderError,
     ImageError,
     Preprocess,
@@ -24,7 +25,6 @@ from embeddings import (
 )
 from episodes import EpisodeError, EpisodeSampler, evaluate
 from fewshot import PrototypeClassifier, Training, TrainingConfig, TrainingError, make_head, train
-from fewshot.augmentation import Augmentation
 from fewshot.devices import Devices
 from fewshot.layout import Source
 from fewshot.pixels import grey_statistics

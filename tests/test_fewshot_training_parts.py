@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from embeddings import NO_AUGMENTATION, STRONG_AUGMENTATION, Augmentation
 from embeddings.backbone import Backbone
 from fewshot import TrainingConfig, memory, train, training
-from fewshot.augmentation import NO_AUGMENTATION, STRONG_AUGMENTATION, Augmentation
 from fewshot.memory import kept_memory
 from fewshot.simclr import SimCLRNetwork
 from fewshot.stage import Stage

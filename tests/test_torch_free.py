@@ -70,6 +70,19 @@ with ComparisonSet.open(folder / "cases", encoder=encoder) as cases:
     assert clf.decide(encoder.encode([files[4]]))[0].label == "b"
 """
 
+TEXT = """
+import sys
+import numpy as np
+from embeddings import TextEncoder, TfidfTextEncoder, load_text_encoder
+texts = [f"{size} effusion on the {side}" for size in ("small", "large", "no") for side in ("left", "right")]
+encoder = TfidfTextEncoder(dim=4).fit(texts)
+encoder.save(sys.argv[1])
+loaded = load_text_encoder(sys.argv[1])
+assert isinstance(loaded, TextEncoder) and loaded.fingerprint == encoder.fingerprint
+assert np.array_equal(loaded.encode(texts), encoder.encode(texts))
+assert loaded.known(["left", "zebra"]) == [True, False] and loaded.truncated(["left"]) == [False]
+"""
+
 HELP = """
 import sys
 from radshot.cli import main
@@ -84,8 +97,8 @@ for words in (["radshot", "--help"], ["radshot", "classify", "--help"]):
 
 @pytest.mark.parametrize(
     "work",
-    [IMPORTS, STORE, EPISODES, COMPARISON, HELP],
-    ids=["imports", "store", "episodes", "comparison set", "help"],
+    [IMPORTS, STORE, EPISODES, COMPARISON, TEXT, HELP],
+    ids=["imports", "store", "episodes", "comparison set", "text", "help"],
 )
 def test_torch_is_not_imported(tmp_path: Path, work: str) -> None:
     done = subprocess.run(

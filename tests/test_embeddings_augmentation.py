@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewshot.augmentation import NO_AUGMENTATION, Augmentation
+from embeddings import NO_AUGMENTATION, Augmentation
 
 STRONG = Augmentation(25, 0.2, 0.4, 0.4, 0.6, 0.8, 0.2, 0.9, 0.0)
 

@@ -1,0 +1,319 @@
+"""Words and shots together: a class's prototype is what its words predict, worth so many images, and its shots.
+
+With a prior of mean m worth prior_shots images, and n patients with mean x, the class is at (prior_shots m + n x) /
+(prior_shots + n): the posterior mean of a Gaussian whose spread within a class is prior_shots times what words are off
+by. Without shots it is the words; every shot moves it; where there are no words it is the shots. Text as the prior of a
+few-shot class is in SS-Text (Silva-Rodriguez et al. 2025); here the words come from outside, as rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from episodes import Decision, Neighbor
+
+from .prototypes import DEFAULT_EVIDENCE
+from .support import (
+    Support,
+    as_label,
+    as_vectors,
+    check_center,
+    check_evidence,
+    check_fitted,
+    check_queries,
+    class_array,
+    insufficient,
+    prepare,
+    similarities,
+    sorted_classes,
+)
+
+CANDIDATES = tuple(float(2.0**exponent) for exponent in np.arange(-2, 6.5, 0.5))
+"""Worths of words, in images, that are tried."""
+
+SHOTS = (1, 2, 5, 10, 20)
+"""Shots at which they are tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassPrior:
+    """What words say about where a class's images lie.
+
+    Attributes:
+        phrases: The sentences, m of them.
+        vectors: float32 (m, d), the unit direction each predicts in the image space once that is centred.
+    """
+
+    phrases: tuple[str, ...]
+    vectors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no prior.
+
+        Raises:
+            ValueError: No phrase, or vectors that are not one finite row for each.
+        """
+        rows = np.asarray(self.vectors)
+        if not self.phrases or rows.ndim != 2 or len(rows) != len(self.phrases) or not np.isfinite(rows).all():
+            raise ValueError(
+                f"A class's words need one finite vector per phrase; got {len(self.phrases)} phrases and {rows.shape}."
+            )
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The direction (d,) of all phrases together, of unit length."""
+        mean = self.vectors.astype(np.float64).mean(axis=0)
+        length = float(np.sqrt((mean * mean).sum()))
+        unit: NDArray[np.float64] = mean / length if length > 0 else mean
+        return unit
+
+
+class WordsAndShotsClassifier:
+    """Nearest class by cosine, where a class is its words, its shots, or both.
+
+    Args:
+        priors: Class -> what its words say.
+        prior_shots: How many images the words are worth; learnt on seen classes by `learn_prior_shots`.
+        center: (d,) what the image space is centred on: the mean the words were aligned with.
+        n_evidence: Support images, and phrases, named per decision for the winner and for the runner-up.
+
+    Attributes:
+        classes_: The classes of the words and of the support, sorted.
+        prototypes_: float64 (n_classes, d), of unit length.
+        shots_: Class -> patients of the support.
+
+    Example:
+        >>> words = {"a": ClassPrior(("left",), np.array([[1.0, 0.0]], dtype=np.float32))}
+        >>> clf = WordsAndShotsClassifier(words).fit([[0.0, 1.0], [0.1, 1.0]], ["b", "b"])
+        >>> clf.predict([[0.9, 0.2], [0.2, 0.9]]).tolist()
+        ['a', 'b']
+    """
+
+    transductive: ClassVar[bool] = False
+    classes_: NDArray[Any]
+    prototypes_: NDArray[np.float64]
+    shots_: dict[Hashable, int]
+
+    def __init__(
+        self,
+        priors: Mapping[str, ClassPrior],
+        *,
+        prior_shots: float = 4.0,
+        center: ArrayLike | None = None,
+        n_evidence: int = DEFAULT_EVIDENCE,
+    ) -> None:
+        self.priors = priors
+        self.prior_shots = prior_shots
+        self.center = center
+        self.n_evidence = n_evidence
+
+    def fit(
+        self,
+        vectors: ArrayLike,
+        labels: Sequence[Hashable],
+        *,
+        ids: Sequence[str] | None = None,
+        groups: Sequence[Hashable | None] | None = None,
+    ) -> WordsAndShotsClassifier:
+        """Put words and shots of each class together.
+
+        Args:
+            vectors: (n, d) support vectors; n may be 0, and then the words alone decide.
+            labels: n class labels.
+            ids: n distinct image ids; positions where absent.
+            groups: n patients; each counts once in its class. None counts images.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Neither words nor shots, lists of unequal length, vectors that do not fit the words.
+        """
+        check_evidence(self.n_evidence)
+        worth = float(self.prior_shots)
+        if not (np.isfinite(worth) and worth > 0):
+            raise ValueError(f"prior_shots must be a positive number of images; got {self.prior_shots!r}.")
+        if not self.priors and not len(labels):
+            raise ValueError("There is nothing to decide by: register images, or describe classes.")
+        support = Support(vectors, labels, ids=ids, groups=groups) if len(labels) else None
+        dims = {prior.vectors.shape[1] for prior in self.priors.values()}
+        dims |= {support.vectors.shape[1]} if support is not None else set()
+        if len(dims) > 1:
+            raise ValueError(
+                f"Words and shots must be of one image space; got vectors of {' and '.join(map(str, sorted(dims)))} "
+                "numbers: were the words aligned with this encoder?"
+            )
+        dim = dims.pop()
+        center = check_center(self.center, dim)
+        rows = prepare(support.vectors, "cosine", center) if support is not None else np.empty((0, dim))
+        shown = {} if support is None else dict.fromkeys(support.labels)
+        classes = sorted_classes([*shown, *(name for name in self.priors if name not in shown)])
+        prototypes, shots = [], {}
+        for label in classes:
+            own = [] if support is None else [i for i, name in enumerate(support.labels) if name == label]
+            by_patient: dict[Hashable, list[int]] = {}
+            for i in own:
+                by_patient.setdefault(support.groups[i] if support is not None else i, []).append(i)
+            parts = [rows[members].mean(axis=0) for members in by_patient.values()]
+            total = np.sum(parts, axis=0) if parts else np.zeros(dim)
+            prior = self.priors.get(str(label)) if isinstance(label, str) else None
+            if prior is not None:
+                total = total + worth * prior.mean
+            shots[label] = len(parts)
+            prototypes.append(total)
+        stacked = np.stack(prototypes)
+        norm = np.sqrt((stacked * stacked).sum(axis=1, keepdims=True))
+        self.classes_ = class_array(classes)
+        self.prototypes_ = np.divide(stacked, norm, out=np.zeros_like(stacked), where=norm > 0)
+        self.shots_ = shots
+        self._support, self._rows, self._center = support, rows, center
+        return self
+
+    def scores(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Cosine of each query with each class, (n, n_classes); NaN throughout where nothing can be decided."""
+        queries = self._queries(vectors)
+        reasons = insufficient(queries, "cosine", self._center)
+        usable = [i for i, reason in enumerate(reasons) if reason is None]
+        scores = np.full((len(queries), len(self.prototypes_)), np.nan)
+        scores[usable] = similarities(prepare(queries[usable], "cosine", self._center), self.prototypes_, "cosine")
+        return scores
+
+    def predict(self, vectors: ArrayLike) -> NDArray[Any]:
+        """Labels (n,); None where `decide` has no label. Ties go to the first class."""
+        scores = self.scores(vectors)
+        undecided = np.asarray(np.isnan(scores).any(axis=1))
+        labels: NDArray[Any] = self.classes_[np.where(undecided[:, None], 0.0, scores).argmax(axis=1)]
+        if undecided.any():
+            labels = labels.astype(object)
+            labels[undecided] = None
+        return labels
+
+    def decide(self, vectors: ArrayLike) -> list[Decision]:
+        """Full answers; evidence are support images and, of classes described by words, phrases, most similar first."""
+        queries = self._queries(vectors)
+        reasons = insufficient(queries, "cosine", self._center)
+        scores = self.scores(queries)
+        return [
+            self._decide_one(queries[i : i + 1], scores[i])
+            if reason is None
+            else Decision(label=None, probability=None, score=None, margin=None, reason=reason)
+            for i, reason in enumerate(reasons)
+        ]
+
+    def _queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        check_fitted(self, "prototypes_")
+        return check_queries(as_vectors(vectors, "Query vectors"), self.prototypes_.shape[1])
+
+    def _decide_one(self, query: NDArray[np.float32], scores: NDArray[np.float64]) -> Decision:
+        prepared = prepare(query, "cosine", self._center)
+        order = np.argsort(-scores, kind="stable")
+        first = int(order[0])
+        second = int(order[1]) if len(order) > 1 else None
+        return Decision(
+            label=as_label(self.classes_[first]),
+            probability=None,
+            score=float(scores[first]),
+            margin=None if second is None else float(scores[first] - scores[second]),
+            evidence=self._evidence(prepared, first),
+            runner_up=None if second is None else as_label(self.classes_[second]),
+            counter_evidence=() if second is None else self._evidence(prepared, second),
+        )
+
+    def _evidence(self, query: NDArray[np.float64], target: int) -> tuple[Neighbor, ...]:
+        """Support images of a class, then its phrases, each most similar first."""
+        label = as_label(self.classes_[target])
+        found: list[Neighbor] = []
+        if self._support is not None and label in self._support.labels:
+            members = [i for i, name in enumerate(self._support.labels) if name == label]
+            closeness = similarities(query, self._rows[members], "cosine")[0]
+            nearest = np.argsort(-closeness, kind="stable")[: self.n_evidence].tolist()
+            found += [Neighbor(self._support.ids[members[i]], float(closeness[i]), label) for i in nearest]
+        prior = self.priors.get(label) if isinstance(label, str) else None
+        if prior is not None:
+            closeness = similarities(query, prior.vectors.astype(np.float64), "cosine")[0]
+            nearest = np.argsort(-closeness, kind="stable")[: self.n_evidence].tolist()
+            found += [Neighbor(prior.phrases[i], float(closeness[i]), label) for i in nearest]
+        return tuple(found)
+
+
+def learn_prior_shots(
+    vectors: ArrayLike,
+    labels: Sequence[str],
+    priors: Mapping[str, ClassPrior],
+    *,
+    center: ArrayLike | None = None,
+    groups: Sequence[Hashable] | None = None,
+    shots: Sequence[int] = SHOTS,
+    n_episodes: int = 100,
+    seed: int = 0,
+) -> float:
+    """Learn how many images words are worth: the number with which words and shots together answer best.
+
+    The priors must come from an alignment that never saw these classes (fit it without them), or words look better
+    than they will be for new ones.
+
+    Args:
+        vectors: (n, d) images of seen classes.
+        labels: n classes; those with words take part.
+        priors: Class -> its words, from an alignment that did not see the class.
+        center: (d,) what the image space is centred on.
+        groups: n patients; None counts images.
+        shots: Numbers of support patients it is tried with; those too many for the classes are left out.
+        n_episodes: Draws per number of shots.
+        seed: Of the draws.
+
+    Returns:
+        prior_shots.
+
+    Raises:
+        ValueError: Fewer than two classes have both words and three patients.
+    """
+    rows = as_vectors(vectors, "Vectors")
+    prepared = prepare(rows, "cosine", check_center(center, rows.shape[1]))
+    owners: dict[str, dict[Hashable, list[int]]] = {}
+    for i, label in enumerate(labels):
+        if str(label) in priors:
+            patient = ("image", i) if groups is None else ("patient", groups[i])
+            owners.setdefault(str(label), {}).setdefault(patient, []).append(i)
+    names = sorted(name for name, own in owners.items() if len(own) >= 3)
+    if len(names) < 2:
+        raise ValueError(
+            f"Learning prior_shots takes two classes with words and three patients; got {len(names)}."
+        )
+    words = np.stack([priors[name].mean for name in names])  # (c, d)
+    rng = np.random.default_rng(seed)
+    right, asked = np.zeros(len(CANDIDATES)), 0
+    for k in shots:
+        able = [name for name in names if len(owners[name]) > k]
+        if len(able) < 2:
+            continue
+        for _ in range(n_episodes):
+            picked = [list(owners[name].values()) for name in able]
+            orders = [rng.permutation(len(own)) for own in picked]
+            means = np.stack(
+                [
+                    np.mean([prepared[rng.choice(own[j])] for j in order[:k]], axis=0)
+                    for own, order in zip(picked, orders, strict=True)
+                ]
+            )
+            queries = [
+                prepared[[int(rng.choice(own[j])) for j in order[k : k + 10]]]
+                for own, order in zip(picked, orders, strict=True)
+            ]
+            truth = np.repeat(np.arange(len(able)), [len(part) for part in queries])
+            weight = np.concatenate([np.full(len(part), 1 / len(part)) for part in queries])
+            among = words[[names.index(name) for name in able]]
+            for place, worth in enumerate(CANDIDATES):
+                mixed = worth * among + k * means
+                mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+                answers = (np.concatenate(queries) @ mixed.T).argmax(axis=1)
+                right[place] += float((weight * (answers == truth)).sum()) / len(able)
+            asked += 1
+    best = right / max(asked, 1)
+    near = np.flatnonzero(best >= best.max() - 0.001)  # a plateau's middle is safer than its highest point
+    return CANDIDATES[int(near[len(near) // 2])]
