@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .precomputed import PrecomputedEncoder
     from .preprocess import Preprocess
     from .reembedding import ReembedReport, reembed_archive
+    from .scanning import Scanned, scan
     from .search_limits import SearchLimits
     from .similarity import SimilarityHead
     from .source_statistics import SourceStatistics
@@ -93,6 +94,7 @@ _HOMES = {
     "Preprocess": "preprocess",
     "Record": "sources",
     "ReembedReport": "reembedding",
+    "Scanned": "scanning",
     "SearchLimits": "search_limits",
     "SearchResult": "index",
     "Selection": "large_search",
@@ -129,6 +131,7 @@ _HOMES = {
     "records_from_folder": "sources",
     "records_from_table": "sources",
     "reembed_archive": "reembedding",
+    "scan": "scanning",
     "train_text_encoder": "language_model",
     "trainable_from": "transformers_backbone",
 }
@@ -169,6 +172,7 @@ __all__ = [
     "Preprocess",
     "Record",
     "ReembedReport",
+    "Scanned",
     "SearchLimits",
     "SearchResult",
     "Selection",
@@ -205,6 +209,7 @@ __all__ = [
     "records_from_folder",
     "records_from_table",
     "reembed_archive",
+    "scan",
     "train_text_encoder",
     "trainable_from",
 ]

@@ -163,7 +163,7 @@ class LargeSearch:
             return held[2]
         places = places_where(connection, among.where) if among.where is not None else []
         if among.ids is not None:
-            named = _places_of(connection, among.ids)
+            named = places_of(connection, among.ids)
             places = named if among.where is None else list(set(named) & set(places))
         where = np.asarray(places, dtype=np.int64).reshape(-1, 2)
         parts = []
@@ -177,7 +177,8 @@ class LargeSearch:
         return self._selected[2]
 
 
-def _places_of(connection: sqlite3.Connection, ids: Collection[str]) -> list[tuple[int, int]]:
+def places_of(connection: sqlite3.Connection, ids: Collection[str]) -> list[tuple[int, int]]:
+    """Return (segment, position) of the rows of some ids; those that are not stored are passed over."""
     places: list[tuple[int, int]] = []
     wanted = sorted(ids)
     for start in range(0, len(wanted), PARAMETERS):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .novelty import NoveltyAnswer, NoveltyDetector, fit_novelty, nearest_similarity, none_of_these, winning_score
     from .operating_points import OperatingPoint, choose_operating_point, measure_operating_point
     from .outliers import Outlier, OutlierReport, outlier_scores
+    from .priors import ClassPrior, Words, WordsAndShotsClassifier, learn_prior_shots
     from .prototypes import PrototypeClassifier
     from .recipe import Recipe
     from .registration import Registration
@@ -66,6 +67,7 @@ __all__ = [
     "Augmentation",
     "AutoClassifier",
     "ClassEstimate",
+    "ClassPrior",
     "ComparisonSet",
     "Counterfactual",
     "CrossConformal",
@@ -117,6 +119,8 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "Trial",
+    "Words",
+    "WordsAndShotsClassifier",
     "annotated",
     "choose_operating_point",
     "decide_studies",
@@ -136,6 +140,7 @@ __all__ = [
     "heads_for",
     "held_out_scores",
     "image_rows",
+    "learn_prior_shots",
     "make_head",
     "measure_operating_point",
     "nearest_similarity",
@@ -196,6 +201,10 @@ _HOME = {
     "OutlierReport": "outliers",
     "PRETRAINING": "training_config",
     "PredictionSets": "conformal",
+    "ClassPrior": "priors",
+    "Words": "priors",
+    "WordsAndShotsClassifier": "priors",
+    "learn_prior_shots": "priors",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",
     "Recipe": "recipe",

@@ -17,6 +17,7 @@ from embeddings import Archive, ImageError, UnknownId, printable
 
 from .deployment_store import withdraw
 from .outliers import OutlierReport, snapshot_outliers
+from .priors import Words
 from .registration import CALIBRATION, ROLES, SUPPORT, Candidate, Registration, read_candidates, role_of, sort_out
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Images embedded at once.
 ENCODE_BATCH = 64
+#: The note that holds what words say about the classes.
+WORDS = "words"
 
 
 class ComparisonSet:
@@ -216,6 +219,32 @@ class ComparisonSet:
         patients = None if manifest.groups is None else [str(group) for group in manifest.groups]
         return self._register(labels, list(manifest.images), patients, None, on_error, names, role=role)
 
+    @property
+    def words(self) -> Words | None:
+        """What words say about its classes, or None where nothing was described.
+
+        Raises:
+            ValueError: The set was embedded anew since with another encoder than they were aligned with.
+        """
+        document = self.archive.get_note(WORDS)
+        found = None if document is None else Words.from_json(document)
+        if found is not None:
+            self._check_words(found)
+        return found
+
+    def describe(self, words: Words | None) -> None:
+        """Let words speak for classes from now on, with or without shots; what was deployed before stays as it was.
+
+        Args:
+            words: For all classes that are to have any; None takes every word away.
+
+        Raises:
+            ValueError: They were aligned with another encoder than the set's.
+        """
+        if words is not None:
+            self._check_words(words)
+        self.archive.set_note(WORDS, None if words is None else words.to_json())
+
     def remove(self, *, id: str | None = None, patient: str | None = None, label: str | None = None) -> tuple[str, ...]:
         """Remove an image, a patient or a class; every later answer equals never having had it.
 
@@ -265,6 +294,14 @@ class ComparisonSet:
             except UnknownId:
                 self.archive.purge()
                 raise
+
+    def _check_words(self, words: Words) -> None:
+        sizes = {words.center.shape[0], *(prior.vectors.shape[1] for prior in words.priors.values())}
+        if words.encoder != self.archive.encoder_fingerprint or sizes != {self.archive.dim}:
+            raise ValueError(
+                f"The words were aligned with another encoder ({words.encoder[:12]}) than that of the set "
+                f"({self.archive.encoder_fingerprint[:12]}): fit them with that one and describe the classes again."
+            )
 
     def _ids_of(self, label: str | None) -> list[str]:
         whole = self.archive.snapshot()

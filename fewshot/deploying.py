@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .deployment import Deployment
-from .deployment_fit import SetAside, class_closeness, fit
+from .deployment_fit import SetAside, class_closeness, fit, known_by_words_alone
 from .deployment_store import Members, current_number, members_of, read_record, refitted, write_new
 from .fitted import Fitted
+from .priors import Words
 from .recipe import Recipe
-from .registry import HEAD_OF, NEEDY_HEADS, TRANSDUCTIVE_HEADS, make_head
+from .registry import HEAD_OF, NEEDY_HEADS, TRANSDUCTIVE_HEADS, WORDS_HEAD, make_head
 
 if TYPE_CHECKING:
     from embeddings import Encoder, SimilarityHead, SourceStatistics
@@ -46,16 +47,24 @@ def deploy(cases: ComparisonSet, recipe: Recipe | None = None, *, encoder: Encod
     learnt = used.similarity, used.source_statistics
     with cases.archive.writing():  # what is fitted to is what its version holds
         members = members_of(cases, cases.archive.version)
-        if not len(members.support_rows):
+        words = cases.words
+        if not len(members.support_rows) and words is None:
             raise ValueError("The comparison set is empty: register at least one image before deploying.")
         if wanted.calibrate_on == "set-aside" and not len(members.aside):
             raise ValueError(
                 "No image is set aside to calibrate on: register some of other patients with the role 'calibration', "
                 "or calibrate on the support."
             )
-        fitted = _fit(wanted, members, used.source_mean, *learnt)
+        words = words if wanted.head in ("auto", WORDS_HEAD) else None
+        fitted = _fit(wanted, members, used.source_mean, *learnt, words)
         record = write_new(
-            cases, wanted, members, fitted, center=used.source_mean, needs_encoder=_needs_encoder(fitted, *learnt)
+            cases,
+            wanted,
+            members,
+            fitted,
+            center=used.source_mean,
+            needs_encoder=_needs_encoder(fitted, *learnt),
+            words=words,
         )
     return Deployment(record, members, fitted, similarity=learnt[0], source=learnt[1])
 
@@ -77,8 +86,10 @@ def check_deployable(cases: ComparisonSet, recipe: Recipe, encoder: Encoder) -> 
         raise ValueError(
             f"The head {recipe.head!r} cannot be deployed: its answer to a patient depends on who else is asked about."
         )
-    make_head(recipe.head, similarity=encoder.similarity, source=encoder.source_statistics)
-    classes = cases.classes
+    words = cases.words
+    make_head(recipe.head, similarity=encoder.similarity, source=encoder.source_statistics, words=words)
+    told = words.priors if words is not None and recipe.head in ("auto", WORDS_HEAD) else {}
+    classes = sorted({*cases.classes, *told})
     if not classes:
         raise ValueError("The comparison set is empty: register at least one image before deploying.")
     missing = recipe.missing(classes)
@@ -114,7 +125,7 @@ def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder:
             f"Deployment {wanted} was made with another encoder than the set has now: deploy the set as it is now."
         )
     members = members_of(cases, record.set_version)
-    if not len(members.support_rows):
+    if not len(members.support_rows) and record.words is None:
         raise ValueError(f"Every support image of deployment {wanted} was removed: deploy the set as it is now.")
     used = encoder if encoder is not None else cases.encoder
     if used is not None:
@@ -124,7 +135,7 @@ def open_deployment(cases: ComparisonSet, number: int | None = None, *, encoder:
     similarity, source = (None, None) if used is None else (used.similarity, used.source_statistics)
     fitted = record.fitted_to(members)
     if fitted is None:
-        fitted = _fit(record.recipe, members, record.center, similarity, source)
+        fitted = _fit(record.recipe, members, record.center, similarity, source, record.words)
         refitted(cases, record, members, fitted)
     return Deployment(record, members, fitted, similarity=similarity, source=source)
 
@@ -135,8 +146,12 @@ def _fit(
     center: NDArray[np.float32] | None,
     similarity: SimilarityHead | None,
     source: SourceStatistics | None,
+    words: Words | None = None,
 ) -> Fitted:
     support, aside = members.support, members.aside
+    unseen = [] if words is None else sorted(set(words.priors) - {str(label) for label in support.classes})
+    if unseen:
+        return known_by_words_alone(support, unseen)
     position = {label: i for i, label in enumerate(support.classes)}
     known = [i for i, row in enumerate(aside.metadata) if row["label"] in position]
     strange = Counter(str(row["label"]) for row in aside.metadata if row["label"] not in position)
@@ -155,8 +170,9 @@ def _fit(
             remarks=tuple(remarks),
         ),
         center=center,
-        make=lambda name: make_head(name, center=center, similarity=similarity, source=source),
+        make=lambda name: make_head(name, center=center, similarity=similarity, source=source, words=words),
         near=lambda: class_closeness(center),
+        worded=words is not None,
     )
 
 

@@ -19,7 +19,7 @@ from .evidence import Counterfactual, what_would_change
 from .fitted import Fitted
 from .held_out import fit_folds, patient_folds
 from .prototypes import DEFAULT_EVIDENCE
-from .registry import make_head
+from .registry import WORDS_HEAD, make_head
 from .studies import pool_p_values, pool_probabilities, pool_scores, study_names
 from .support import as_label, check_center, prepare, similarities
 
@@ -64,7 +64,9 @@ class Deployment:
         self._center = record.center
         self._similarity, self._source = similarity, source
         self._support = members.support
-        self.classes: list[str] = [str(label) for label in self._support.classes]
+        self._words = record.words if fitted.head == WORDS_HEAD else None
+        told = () if self._words is None else self._words.priors
+        self.classes: list[str] = sorted({*(str(label) for label in self._support.classes), *told})
         self._recipe = adapted(self.recipe, self.classes)[0]  # of classes that were removed nothing is asked
         self.support_ids: list[str] = self._support.ids
 
@@ -92,7 +94,13 @@ class Deployment:
 
     def make(self) -> Head:
         """A fresh head of the deployment's kind."""
-        return make_head(self.fitted.head, center=self._center, similarity=self._similarity, source=self._source)
+        return make_head(
+            self.fitted.head,
+            center=self._center,
+            similarity=self._similarity,
+            source=self._source,
+            words=self._words,
+        )
 
     def decide(self, vectors: ArrayLike, *, n_evidence: int = DEFAULT_EVIDENCE) -> list[Decision]:
         """The full answer to each query.
@@ -157,7 +165,8 @@ class Deployment:
                 decisions.append(Decision(label=None, probability=None, score=None, margin=None, reason=reason))
                 continue
             told = rows[[i for i in own if not np.isnan(scores[i]).any()]]
-            cosines = similarities(prepare(told, "cosine", self._mean), self._rows, "cosine").max(axis=0)
+            prepared = prepare(told, "cosine", self._mean)
+            cosines = similarities(prepared, self._rows, "cosine").max(axis=0)
             decisions.append(
                 self._decision(
                     pooled[study],
@@ -165,6 +174,7 @@ class Deployment:
                     None if sets is None else sets[study],
                     None if near is None else float(near[study, 0]),
                     cosines,
+                    prepared,
                     n_evidence,
                     single=len(told) == 1,
                 )
@@ -264,6 +274,7 @@ class Deployment:
         p_values: NDArray[np.float64] | None,
         nearness: float | None,
         cosines: NDArray[np.float64],
+        prepared: NDArray[np.float64],
         n_evidence: int,
         *,
         single: bool,
@@ -280,9 +291,9 @@ class Deployment:
             probability=probability if reason is None else None,
             score=float(scores[first]),
             margin=None if second is None else float(scores[first] - scores[second]),
-            evidence=self._evidence(cosines, first, n_evidence),
+            evidence=self._evidence(cosines, prepared, first, n_evidence),
             runner_up=None if second is None else self.classes[second],
-            counter_evidence=() if second is None else self._evidence(cosines, second, n_evidence),
+            counter_evidence=() if second is None else self._evidence(cosines, prepared, second, n_evidence),
             reason=reason,
             prediction_set=None if p_values is None else tuple(self.classes[i] for i in likeliest),
             coverage=self.promised,
@@ -307,11 +318,17 @@ class Deployment:
             )
         return None
 
-    def _evidence(self, cosines: NDArray[np.float64], target: int, count: int) -> tuple[Neighbor, ...]:
-        members = np.flatnonzero(self._support.targets == target)
-        nearest = members[np.argsort(-cosines[members], kind="stable")[:count]]
+    def _evidence(
+        self, cosines: NDArray[np.float64], prepared: NDArray[np.float64], target: int, count: int
+    ) -> tuple[Neighbor, ...]:
+        """Support images of a class, then what is said of it, each most similar first."""
         label = self.classes[target]
-        return tuple(Neighbor(self._support.ids[i], float(cosines[i]), label) for i in nearest.tolist())
+        members = np.array([i for i, name in enumerate(self._support.labels) if str(name) == label], dtype=np.intp)
+        nearest = members[np.argsort(-cosines[members], kind="stable")[:count]]
+        found = tuple(Neighbor(self._support.ids[i], float(cosines[i]), label) for i in nearest.tolist())
+        if self._words is None or label not in self._words.priors:
+            return found
+        return found + self._words.priors[label].nearest(prepared, label, count)
 
 
 def _ruled_out(p_values: NDArray[np.float64] | None, target: int, coverage: float) -> bool:

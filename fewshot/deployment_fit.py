@@ -19,7 +19,11 @@ from .held_out import fit_folds, held_out_scores, patient_folds
 from .operating_points import OperatingPoint, choose_operating_point
 from .prototypes import PrototypeClassifier
 from .recipe import Recipe
+from .registry import WORDS_HEAD
 from .support import Support, is_missing
+
+#: Why the head of words and shots was taken.
+WORDED = "words: classes are described, and shots are added to what is said of them."
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,7 @@ def fit(
     center: NDArray[np.float32] | None,
     make: Callable[[str], Head],
     near: Callable[[], Head],
+    worded: bool = False,
 ) -> Fitted:
     """Fit a recipe; what there are too few patients for is left out and said.
 
@@ -90,6 +95,7 @@ def fit(
         center: (d,) the source's mean, or None.
         make: Makes a fresh head by name.
         near: Makes a fresh head whose scores say how near an image is to each class.
+        worded: Whether every class is described by words too, which the head then takes in.
 
     Returns:
         What was fitted.
@@ -97,7 +103,7 @@ def fit(
     """
     classes = [str(label) for label in support.classes]
     recipe, remarks = adapted(recipe, classes)
-    name, reason = choose(recipe, support, center)
+    name, reason = (WORDS_HEAD, WORDED) if worded and recipe.head == "auto" else choose(recipe, support, center)
     remarks += aside.remarks
     on = recipe.calibrate_on
     if on == "auto":
@@ -110,7 +116,7 @@ def fit(
         scored = _Scored.of_set_aside(support, aside, lambda: make(name), near)
     else:
         scored = _Scored.of_support(support, lambda: make(name), near)
-        if recipe.head == "auto":
+        if recipe.head == "auto" and not worded:
             remarks.append(
                 "The head was chosen on the support patients it is calibrated on; set patients aside where a promise "
                 "must hold to the letter."
@@ -135,6 +141,25 @@ def fit(
             "promised where the classes are as frequent as among the patients calibrated on."
         )
     return Fitted(name, reason, on, counts, probabilities, sets, novelty, points, tuple(remarks))
+
+
+def known_by_words_alone(support: Support, unseen: Sequence[str]) -> Fitted:
+    """What a recipe becomes while some classes have no image: answers by similarity, and what is missing is said."""
+    named = ", ".join(repr(name) for name in unseen[:3]) + (" and others" if len(unseen) > 3 else "")
+    return Fitted(
+        head=WORDS_HEAD,
+        head_reason=WORDED,
+        calibrated_on="nothing",
+        patients={},
+        probabilities=None,
+        sets=None,
+        novelty=None,
+        points={},
+        remarks=(
+            f'No probability, no prediction set and never "none of these": {named} '
+            f"{'is' if len(unseen) == 1 else 'are'} known by words alone; register patients and deploy again.",
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from embeddings import ArchiveCorrupt, ArchiveError, Snapshot
 
 from .fitted import Fitted
+from .priors import Words
 from .recipe import Recipe
 from .support import Support
 
 if TYPE_CHECKING:
     from .comparison import ComparisonSet
 
-#: Format of the documents; larger ones are refused.
-FORMAT = 1
+#: Format of the documents; larger ones are refused. Since 2 there may be words, and without them it is still 1.
+FORMAT = 2
 #: The note that says which deployment answers, and how many numbers were given out.
 POINTER = "deployments"
 
@@ -49,6 +50,8 @@ class Members:
     def support(self) -> Support:
         """The support as heads take it."""
         rows = self.support_rows
+        if not len(rows):
+            return Support.nothing(rows.vectors.shape[1])
         return Support(
             rows.vectors,
             [str(row["label"]) for row in rows.metadata],
@@ -90,6 +93,7 @@ class Record:
         images: Images it was made from.
         digest: Of the images `fitted` was fitted to; None where nothing is kept.
         fitted: What was fitted, or None where images were removed since.
+        words: What words said about the classes when it was made, or None.
     """
 
     number: int
@@ -102,6 +106,7 @@ class Record:
     images: int
     digest: str | None
     fitted: Fitted | None
+    words: Words | None = None
 
     def fitted_to(self, members: Members) -> Fitted | None:
         """What was fitted, if it was to these very images.
@@ -122,8 +127,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The document."""
+        with_words = {} if self.words is None else {"words": self.words.to_json()}
         return {
-            "format": FORMAT,
+            "format": FORMAT if with_words else 1,
             "number": self.number,
             "created_at": self.created_at,
             "set_version": self.set_version,
@@ -134,6 +140,7 @@ class Record:
             "images": self.images,
             "digest": self.digest,
             "fitted": None if self.fitted is None else self.fitted.to_json(),
+            **with_words,
         }
 
     @classmethod
@@ -160,6 +167,7 @@ class Record:
             images=document["images"],
             digest=document["digest"],
             fitted=None if fitted is None else Fitted.from_json(fitted),
+            words=Words.from_json(document["words"]) if document.get("words") else None,
         )
 
 
@@ -177,6 +185,7 @@ def write_new(
     *,
     center: NDArray[np.float32] | None,
     needs_encoder: bool,
+    words: Words | None = None,
 ) -> Record:
     """Keep a new deployment and let it answer; call it under the writer's lock."""
     numbers = _pointer(cases)
@@ -191,6 +200,7 @@ def write_new(
         images=members.images,
         digest=members.digest,
         fitted=fitted,
+        words=words,
     )
     numbers = {"current": record.number, "newest": record.number}
     cases.archive.set_notes({_key(record.number): record.to_json(), POINTER: numbers})  # both or neither

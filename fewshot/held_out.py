@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .head import Head
-from .support import Support
+from .support import Support, as_label
 
 #: Up to this many patients each is left out alone; above, patients are dealt into `MANY_FOLDS` folds.
 MOST_LEFT_OUT_ALONE = 200
@@ -99,7 +99,10 @@ def fit_folds(make: Callable[[], Head], support: Support, rows: list[NDArray[np.
             ids=[support.ids[i] for i in kept],
             groups=[support.groups[i] for i in kept],
         )
-        found.append(Fold(own, head, np.unique(support.targets[kept])))  # classes are sorted alike in both
+        known = np.unique(support.targets[kept])  # classes are sorted alike in both
+        if len(head.classes_) > len(known):  # of some it knows words where it has no shots
+            known = np.array([support.classes.index(as_label(label)) for label in head.classes_], dtype=np.intp)
+        found.append(Fold(own, head, known))
     return found
 
 

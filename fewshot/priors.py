@@ -8,6 +8,7 @@ few-shot class is in SS-Text (Silva-Rodriguez et al. 2025); here the words come 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -64,6 +65,12 @@ class ClassPrior:
                 f"A class's words need one finite vector per phrase; got {len(self.phrases)} phrases and {rows.shape}."
             )
 
+    def nearest(self, queries: NDArray[np.float64], label: Hashable, count: int) -> tuple[Neighbor, ...]:
+        """Return the phrases most similar to any of the queries (m, d), which are centred and of unit length."""
+        closeness = similarities(queries, self.vectors.astype(np.float64), "cosine").max(axis=0)
+        best = np.argsort(-closeness, kind="stable")[:count].tolist()
+        return tuple(Neighbor(self.phrases[i], float(closeness[i]), label) for i in best)
+
     @property
     def mean(self) -> NDArray[np.float64]:
         """The direction (d,) of all phrases together, of unit length."""
@@ -71,6 +78,54 @@ class ClassPrior:
         length = float(np.sqrt((mean * mean).sum()))
         unit: NDArray[np.float64] = mean / length if length > 0 else mean
         return unit
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """What words say about the classes of a set, as it is kept with the set and with what is deployed of it.
+
+    Attributes:
+        priors: Class -> what its words say.
+        prior_shots: How many images they are worth.
+        center: float32 (d,), what the image space is centred on.
+        encoder: Fingerprint of the image encoder they were aligned with.
+    """
+
+    priors: Mapping[str, ClassPrior]
+    prior_shots: float
+    center: NDArray[np.float32]
+    encoder: str
+
+    def head(self) -> WordsAndShotsClassifier:
+        """A fresh head that decides by these words and whatever shots it is fitted to."""
+        return WordsAndShotsClassifier(self.priors, prior_shots=self.prior_shots, center=self.center)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document of plain JSON types that `from_json` turns back."""
+        return {
+            "prior_shots": self.prior_shots,
+            "encoder": self.encoder,
+            "center": _as_text(self.center),
+            "priors": {
+                name: {"phrases": list(prior.phrases), "vectors": _as_text(prior.vectors)}
+                for name, prior in self.priors.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Words:
+        """Rebuild from `to_json`'s document."""
+        return cls(
+            priors={
+                name: ClassPrior(
+                    tuple(prior["phrases"]), _from_text(prior["vectors"]).reshape(len(prior["phrases"]), -1)
+                )
+                for name, prior in document["priors"].items()
+            },
+            prior_shots=float(document["prior_shots"]),
+            center=_from_text(document["center"]),
+            encoder=str(document["encoder"]),
+        )
 
 
 class WordsAndShotsClassifier:
@@ -235,10 +290,16 @@ class WordsAndShotsClassifier:
             found += [Neighbor(self._support.ids[members[i]], float(closeness[i]), label) for i in nearest]
         prior = self.priors.get(label) if isinstance(label, str) else None
         if prior is not None:
-            closeness = similarities(query, prior.vectors.astype(np.float64), "cosine")[0]
-            nearest = np.argsort(-closeness, kind="stable")[: self.n_evidence].tolist()
-            found += [Neighbor(prior.phrases[i], float(closeness[i]), label) for i in nearest]
+            found += prior.nearest(query, label, self.n_evidence)
         return tuple(found)
+
+
+def _as_text(array: NDArray[np.float32]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _from_text(text: str) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
 
 
 def learn_prior_shots(
@@ -282,9 +343,7 @@ def learn_prior_shots(
             owners.setdefault(str(label), {}).setdefault(patient, []).append(i)
     names = sorted(name for name, own in owners.items() if len(own) >= 3)
     if len(names) < 2:
-        raise ValueError(
-            f"Learning prior_shots takes two classes with words and three patients; got {len(names)}."
-        )
+        raise ValueError(f"Learning prior_shots takes two classes with words and three patients; got {len(names)}.")
     words = np.stack([priors[name].mean for name in names])  # (c, d)
     rng = np.random.default_rng(seed)
     right, asked = np.zeros(len(CANDIDATES)), 0

@@ -18,6 +18,7 @@ from .gaussian import GaussianClassifier
 from .head import Head
 from .linear import LinearProbe, RidgeClassifier
 from .neighbors import NeighborClassifier
+from .priors import Words
 from .prototypes import PrototypeClassifier
 from .relation_head import RelationClassifier
 from .siamese import SiameseClassifier
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from embeddings import SourceStatistics
 
 
+#: The head of sets whose classes are described by words.
+WORDS_HEAD = "words"
+
+
 @dataclass(frozen=True, eq=False)
 class Brought:
     """What an encoder brings along for the heads.
@@ -36,11 +41,13 @@ class Brought:
         center: (d,) the source domain's mean, or None.
         similarity: The comparison that was learnt with it, or None.
         source: Means and variances of the source's classes, or None.
+        words: What words say about the classes, which comes with the set rather than the encoder, or None.
     """
 
     center: ArrayLike | None = None
     similarity: SimilarityHead | None = None
     source: SourceStatistics | None = None
+    words: Words | None = None
 
     def learnt(self, name: str) -> SimilarityHead | None:
         """The learnt comparison if it is of this name."""
@@ -68,6 +75,16 @@ def _distribution_calibrated(brought: Brought) -> Head:
     return DistributionCalibratedClassifier(brought.source, center=brought.center)
 
 
+def _words(brought: Brought) -> Head:
+    """The head of words and shots, which is nothing without words."""
+    if brought.words is None:
+        raise ValueError(
+            "The head 'words' needs classes described by words: `radshot zeroshot describe` adds them to a set, or "
+            "take another head."
+        )
+    return brought.words.head()
+
+
 #: Name -> maker of a fresh head from what the encoder brings.
 HEADS: dict[str, Callable[[Brought], Head]] = {
     "auto": lambda b: AutoClassifier(center=b.center),
@@ -85,6 +102,7 @@ HEADS: dict[str, Callable[[Brought], Head]] = {
     "relation": _relation,
     "distribution-calibrated": _distribution_calibrated,
     "soft-k-means": lambda b: SoftKMeansClassifier(center=b.center),
+    WORDS_HEAD: _words,
 }
 #: Learnt comparison -> the head that decides by it.
 HEAD_OF = {"weighted-l1": "siamese", "attention": "matching", "relation": "relation"}
@@ -103,6 +121,8 @@ PLAIN_HEADS = (
 )
 #: Heads that need what not every encoder brings.
 NEEDY_HEADS = ("relation", "distribution-calibrated")
+#: Heads that need what a set may have.
+SET_HEADS = (WORDS_HEAD,)
 #: Heads whose answer depends on the other queries; no comparison with the others is fair, and none may be deployed.
 TRANSDUCTIVE_HEADS = ("soft-k-means",)
 #: Heads that are measured side by side where none is named.
@@ -130,6 +150,7 @@ def make_head(
     center: ArrayLike | None = None,
     similarity: SimilarityHead | None = None,
     source: SourceStatistics | None = None,
+    words: Words | None = None,
 ) -> Head:
     """A fresh, unfitted head.
 
@@ -138,6 +159,7 @@ def make_head(
         center: (d,) mean of the source domain, usually `encoder.source_mean`.
         similarity: The comparison that was learnt with the encoder, its `similarity`.
         source: Statistics of the source's classes, the encoder's `source_statistics`.
+        words: What words say about the classes of the set.
 
     Returns:
         The head.
@@ -149,4 +171,4 @@ def make_head(
         close = difflib.get_close_matches(name, HEADS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"There is no head {name!r}; there are {', '.join(HEADS)}.{hint}")
-    return HEADS[name](Brought(center, similarity, source))
+    return HEADS[name](Brought(center, similarity, source, words))

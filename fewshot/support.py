@@ -102,6 +102,15 @@ class Support:
         position = {label: i for i, label in enumerate(self.classes)}
         self.targets = np.array([position[label] for label in self.labels], dtype=np.int64)
 
+    @classmethod
+    def nothing(cls, dim: int) -> Support:
+        """Return a support without images, of classes known by words alone; vectors have `dim` numbers."""
+        empty = cls.__new__(cls)
+        empty.vectors = np.empty((0, dim), dtype=np.float32)
+        empty.labels, empty.ids, empty.groups, empty.classes = [], [], [], []
+        empty.targets = np.empty(0, dtype=np.int64)
+        return empty
+
     def __len__(self) -> int:
         """Number of support images."""
         return len(self.ids)

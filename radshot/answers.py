@@ -17,11 +17,12 @@ def answer(images: Sequence[Path], decision: Decision, support: Snapshot, *, reg
     """One decision as plain values."""
 
     def neighbours(found: Any) -> list[dict[str, Any]]:
-        paths = [support.metadata[support.positions[n.id]].get("path") for n in found]
-        return [
-            {"id": n.id, "label": n.label, "similarity": n.similarity, "path": path}
-            for n, path in zip(found, paths, strict=True)
-        ]
+        entries = []
+        for n in found:
+            place = support.positions.get(n.id)
+            kind = {"phrase": n.id} if place is None else {"id": n.id, "path": support.metadata[place].get("path")}
+            entries.append({**kind, "label": n.label, "similarity": n.similarity})
+        return entries
 
     named = {"image": str(images[0])} if len(images) == 1 else {"images": [str(image) for image in images]}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,10 @@ def search_command(
     id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Find what looks like this row of the archive.")
     ] = None,
+    text: Annotated[str | None, typer.Option(metavar="STRING", help="Find what this sentence describes.")] = None,
+    words: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="With --text: folder made by radshot zeroshot fit.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
     where: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Search only rows whose metadata meet this.")
@@ -58,18 +63,23 @@ def search_command(
     Examples
       radshot search archive new.dcm -k 5
       radshot search archive --id chest/0017.png --where "modality = 'CT'"
+      radshot search archive --text "large left pleural effusion" --words words
     """
     from embeddings import Archive, Index, image_identity
 
     from .inputs import encoder_of
 
-    if (image is None) == (id is None):
-        raise Usage("Give an IMAGE or --id, one of the two.")
+    if sum(given is not None for given in (image, id, text)) != 1:
+        raise Usage("Give an IMAGE, --id or --text, one of the three.")
+    if (text is None) != (words is None):
+        raise Usage("--text and --words go together: the model is what knows what words look like.")
     with Archive.open(archive, create=False) as held:
         if not len(held):
             raise Refused(f"The archive '{archive}' is empty: embed images into it before searching.")
         among = None if where is None else _rows_meeting(held, where)
         own: set[str] = set()
+        if text is not None and words is not None:
+            return _search_by_text(held, words, text, k, among, json_file)
         if image is None:
             if not held.has(id or ""):
                 raise Refused(f"The archive '{archive}' has no row of id {id!r}.")
@@ -88,8 +98,45 @@ def search_command(
                     best[name] = max(similarity, best.get(name, similarity))
         names = sorted(best, key=lambda name: (-best[name], name))[:k]
         metadata, _ = held.rows(names)
+    _show_found(held.path, names, [best[name] for name in names], metadata, found.version, str(image or id),
+                found.exact, json_file)  # fmt: skip
+    return DONE
+
+
+def _search_by_text(
+    held: Archive, words: Path, text: str, k: int, among: list[str] | None, json_file: Path | None
+) -> int:
+    """Find the images a sentence describes, by the alignment of the archive's encoder with words."""
+    from embeddings import EncoderMismatch, scan
+    from zeroshot import ZeroShotModel
+
+    model = ZeroShotModel.load(words)
+    if model.encoder != held.encoder_fingerprint:
+        raise EncoderMismatch(
+            f"The words in '{words}' were aligned with the encoder {model.encoder_name!r}, and the archive "
+            f"'{held.path}' was made with another: fit them with that one (`radshot zeroshot fit`)."
+        )
+    wanted = model.text_vectors([text])
+    found = scan(held, lambda rows: model.shared.scores(rows, wanted)[:, 0], k, among=among)
+    metadata, _ = held.rows(list(found.ids))
+    _show_found(held.path, found.ids, found.scores, metadata, found.version, text, True, json_file)
+    return DONE
+
+
+def _show_found(
+    archive: Path,
+    names: Sequence[str],
+    similarities: Sequence[float],
+    metadata: Sequence[Mapping[str, Any]],
+    version: int,
+    query: str,
+    exact: bool,
+    json_file: Path | None,
+) -> None:
+    """Print what was found, and write it for a program."""
     rows = [
-        {"id": name, "similarity": best[name], "metadata": facts} for name, facts in zip(names, metadata, strict=True)
+        {"id": name, "similarity": similarity, "metadata": dict(facts)}
+        for name, similarity, facts in zip(names, similarities, metadata, strict=True)
     ]
     print_table(
         ("similarity", "patient", "label", "id", "path"),
@@ -107,15 +154,8 @@ def search_command(
     )
     write_json(
         json_file,
-        {
-            "archive": str(archive),
-            "version": found.version,
-            "query": str(image or id),
-            "exact": found.exact,
-            "results": rows,
-        },
+        {"archive": str(archive), "version": version, "query": query, "exact": exact, "results": rows},
     )
-    return DONE
 
 
 def is_volume(path: Path) -> bool:

@@ -87,7 +87,7 @@ def classify_command(
     if study is not None and len(study) != len(images):
         raise Usage(f"--study repeats once per image, in order: {len(images)} images, {len(study)} studies.")
     with ComparisonSet.open(folder) as cases:
-        if not len(cases.snapshot):
+        if not len(cases.snapshot) and cases.words is None:
             raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
         chosen = encoder_of(cases.archive, encoder)
         asked = _whom(cases, chosen, head, deployment)
@@ -153,7 +153,7 @@ class Asked:
 def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int | None) -> Asked:
     """The deployment that answers, else the head asked for or chosen, fitted to the whole set."""
     from fewshot import AutoClassifier, has_deployment, heads_for, make_head, open_deployment
-    from fewshot.registry import COMPARED_HEADS, DEFAULT_HEAD
+    from fewshot.registry import COMPARED_HEADS, DEFAULT_HEAD, WORDS_HEAD
 
     if number is not None or (head is None and has_deployment(cases)):
         try:
@@ -168,7 +168,8 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
         support = snapshot.take([snapshot.positions[name] for name in found.support_ids])
         return Asked(found.head, support, found, found.make, tuple(remarks))
     snapshot = cases.snapshot
-    name = head or DEFAULT_HEAD
+    words = cases.words
+    name = head or (DEFAULT_HEAD if words is None else WORDS_HEAD)
     remarks = []
     trained = heads_for(encoder.similarity)[len(COMPARED_HEADS) :]
     if trained and name not in trained:
@@ -180,6 +181,7 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
             center=encoder.source_mean,
             similarity=encoder.similarity,
             source=encoder.source_statistics,
+            words=words,
         )
 
     try:

@@ -19,6 +19,7 @@ from .exporting import export_command
 from .quarantine import quarantine_command
 from .sets import register_command
 from .training import train_command
+from .zeroshot import zeroshot_app
 
 HELP = """Few-shot recognition for radiology: train an encoder, register a few
 labelled images, ask about the next one.
@@ -33,6 +34,8 @@ labelled images, ask about the next one.
   radshot estimate cases                say how often it will be right
   radshot embed scans --encoder enc --archive archive
   radshot search archive new.dcm        find what looks like it
+  radshot zeroshot fit reports.csv --text findings --encoder enc --out words
+                                        learn what the words of reports look like
 
 Answers go to standard output, notes and refused inputs to standard error.
 --json FILE, which every command takes, writes the answer for a program.
@@ -76,6 +79,9 @@ for name, function in (
     ("export", export_command),
 ):
     app.command(name)(function)
+
+
+app.add_typer(zeroshot_app, name="zeroshot", short_help="Recognise classes from words alone, and with shots.")
 
 
 def _show_version(asked: bool) -> None:

@@ -128,10 +128,11 @@ def _code_of(error: Exception) -> int | None:
     from episodes import EpisodeError, FilterError, ManifestError
     from episodes import UnknownColumn as UnknownManifestColumn
     from fewshot import TrainingError
+    from zeroshot import ZeroShotError
 
     if isinstance(error, FilterError | UnknownManifestColumn):
         return WRONG_USAGE
-    return REFUSED if isinstance(error, EpisodeError | ManifestError | TrainingError) else None
+    return REFUSED if isinstance(error, EpisodeError | ManifestError | TrainingError | ZeroShotError) else None
 
 
 def _fail(sentence: str, code: int, json_file: Path | None) -> NoReturn:

@@ -8,14 +8,22 @@ import pytest
 import fewshot
 from embeddings import SimilarityHead
 from fewshot import HEADS, NeighborClassifier, PrototypeClassifier, heads_for, make_head
-from fewshot.registry import COMPARED_HEADS, DEFAULT_HEAD, HEAD_OF, NEEDY_HEADS, PLAIN_HEADS, TRANSDUCTIVE_HEADS
+from fewshot.registry import (
+    COMPARED_HEADS,
+    DEFAULT_HEAD,
+    HEAD_OF,
+    NEEDY_HEADS,
+    PLAIN_HEADS,
+    SET_HEADS,
+    TRANSDUCTIVE_HEADS,
+)
 
 
 def test_the_default_is_one_of_them() -> None:
     assert DEFAULT_HEAD in HEADS
 
 
-@pytest.mark.parametrize("name", sorted(set(HEADS) - set(NEEDY_HEADS)))  # those need what an encoder brings
+@pytest.mark.parametrize("name", sorted(set(HEADS) - {*NEEDY_HEADS, *SET_HEADS}))  # those need what an encoder brings
 def test_every_head_learns_answers_and_starts_fresh(name: str) -> None:
     rng = np.random.default_rng(0)
     labels = [f"c{i % 3}" for i in range(18)]
@@ -45,9 +53,9 @@ def test_a_learnt_comparison_brings_its_own_head() -> None:
     for comparison, head in HEAD_OF.items():
         assert heads_for(SimilarityHead(comparison)) == (*COMPARED_HEADS, head)
     assert heads_for(SimilarityHead("of a later version")) == COMPARED_HEADS
-    assert set(HEADS) == {*PLAIN_HEADS, *HEAD_OF.values(), *NEEDY_HEADS, *TRANSDUCTIVE_HEADS}
+    assert set(HEADS) == {*PLAIN_HEADS, *HEAD_OF.values(), *NEEDY_HEADS, *SET_HEADS, *TRANSDUCTIVE_HEADS}
     assert set(COMPARED_HEADS) <= set(PLAIN_HEADS)
-    assert [name for name in set(HEADS) - set(NEEDY_HEADS) if make_head(name).transductive] == list(TRANSDUCTIVE_HEADS)
+    assert [name for name in set(HEADS) - {*NEEDY_HEADS, *SET_HEADS} if make_head(name).transductive] == list(TRANSDUCTIVE_HEADS)
     with pytest.raises(ValueError, match="relation module"):
         make_head("relation")
     with pytest.raises(ValueError, match="'distribution-calibrated' needs the statistics of the source's classes"):

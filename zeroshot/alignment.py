@@ -80,6 +80,8 @@ class EszslAlignment:
     Args:
         gamma: Penalty on the image side, as a share of its mean eigenvalue; positive.
         lam: The same of the semantic side.
+        balanced: Take each class's share of the images off its column of Y. As published (False) the -1 of many classes
+            outweigh the 1 of the few images each has, and with a class per report little is learnt.
 
     Attributes:
         map_: The map.
@@ -87,9 +89,10 @@ class EszslAlignment:
 
     map_: LinearMap
 
-    def __init__(self, *, gamma: float = 1.0, lam: float = 1.0) -> None:
+    def __init__(self, *, gamma: float = 1.0, lam: float = 1.0, balanced: bool = True) -> None:
         self.gamma = gamma
         self.lam = lam
+        self.balanced = balanced
 
     def fit(self, images: ArrayLike, texts: ArrayLike) -> EszslAlignment:
         """Solve for V; rows of `texts` that are equal are one class.
@@ -100,6 +103,8 @@ class EszslAlignment:
         image_mean, text_mean, x, t = prepared(images, texts)
         classes, codes = distinct(t)
         signs = np.where(np.arange(len(classes)) == codes[:, None], 1.0, -1.0)  # (n, c)
+        if self.balanced:
+            signs -= signs.mean(axis=0)
         left = _inverse_times(x.T @ x, x.T @ signs, self.gamma)  # (p, c)
         form = _inverse_times(classes.T @ classes, (left @ classes).T, self.lam).T  # (p, d)
         self.map_ = LinearMap(image_mean, text_mean, form, None)
@@ -281,8 +286,7 @@ def _inverse_times(gram: NDArray[np.float64], right: NDArray[np.float64], penalt
     if not (np.isfinite(penalty) and penalty > 0):
         raise ZeroShotError(f"A penalty must be a positive number; got {penalty!r}.")
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
-    solved: NDArray[np.float64] = np.linalg.solve(gram + penalty * scale * np.eye(len(gram)), right)
-    return solved
+    return np.asarray(np.linalg.solve(gram + penalty * scale * np.eye(len(gram)), right), dtype=np.float64)
 
 
 def _whitening(rows: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
@@ -290,6 +294,5 @@ def _whitening(rows: NDArray[np.float64], penalty: float) -> NDArray[np.float64]
     if not (np.isfinite(penalty) and penalty > 0):
         raise ZeroShotError(f"A penalty must be a positive number; got {penalty!r}.")
     values, directions = np.linalg.eigh(rows.T @ rows)
-    values = np.clip(values, 0, None)
-    whitening: NDArray[np.float64] = directions / np.sqrt(values + penalty * max(float(values.mean()), 1e-12))
-    return whitening
+    kept = np.asarray(np.clip(values, 0, None))
+    return np.asarray(directions / np.sqrt(kept + penalty * max(float(kept.mean()), 1e-12)), dtype=np.float64)

@@ -110,7 +110,7 @@ class ZeroShotClassifier:
         return labels
 
     def decide(self, vectors: ArrayLike) -> list[Decision]:
-        """Return full answers; the evidence is sentences: those of the winner, and of the runner-up, most similar first.
+        """Return full answers; evidence are sentences of the winner, and of the runner-up, most similar first.
 
         A sentence stands in `Neighbor.id`. There is no probability: a similarity to words is none.
         """
@@ -124,10 +124,13 @@ class ZeroShotClassifier:
         ]
 
     def presence(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Return, for several labels per image, how much more similar it is to a class's presence than to its absence.
+        """Return, for several labels per image, by how much it leans to a class's presence rather than its absence.
+
+        Similarity to the present form minus that to the absent form, in standard deviations above what is usual among
+        the images the model was learnt on, so that classes are on one scale.
 
         Returns:
-            (n, c); above 0 the present form is the nearer one.
+            (n, c), larger is likelier present; 0 is the usual image. No probability.
 
         Raises:
             DescriptionError: A class was described without an absent form.
@@ -141,9 +144,8 @@ class ZeroShotClassifier:
             )
         rows, usable = self._queries(vectors)
         found = np.full((len(rows), len(self.classes_)), np.nan)
-        found[usable] = self.model.shared.scores(rows[usable], space.vectors) - self.model.shared.scores(
-            rows[usable], space.absent
-        )
+        directions = self.model.shared.texts(space.vectors) - self.model.shared.texts(space.absent)  # (c, k)
+        found[usable] = self.model.unusual(self.model.shared.images(rows[usable]) @ directions.T, directions)
         return found
 
     def _described(self) -> SemanticSpace:
@@ -160,8 +162,8 @@ class ZeroShotClassifier:
         rows = np.asarray(vectors, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.model.dim:
             raise ZeroShotError(
-                f"Query vectors must have shape (n, {self.model.dim}), as the encoder {self.model.encoder_name!r} makes "
-                f"them; got {rows.shape}."
+                f"Query vectors must have shape (n, {self.model.dim}), as the encoder {self.model.encoder_name!r} "
+                f"makes them; got {rows.shape}."
             )
         self._described()
         return rows, np.asarray(np.isfinite(rows).all(axis=1))

@@ -20,16 +20,17 @@ PRESENT, ABSENT, UNCERTAIN = "present", "absent", "uncertain"
 
 _PSEUDO = """
 no change|no changes|no interval change|no significant change|no significant interval change|no appreciable change|
-no substantial change|no other change|no new change|without change|without interval change|without significant change|
-without significant interval change|not changed|not significantly changed|not appreciably changed|no increase|
-no decrease|not only|no improvement|no interval improvement|not necessarily|not certain|no longer than|
-no definite change|no further|not well seen|not well visualized|not well evaluated|not well assessed|
-not completely|not entirely|not fully|not included|no comparison|no prior|no previous|no priors|
+no substantial change|no other change|no new change|without change|without interval change|
+without significant change|without significant interval change|not changed|not significantly changed|
+not appreciably changed|no increase|no decrease|not only|no improvement|no interval improvement|not necessarily|
+not certain|no longer than|no definite change|no further|not well seen|not well visualized|not well evaluated|
+not well assessed|not completely|not entirely|not fully|not included|no comparison|no prior|no previous|no priors|
 no radiographic change|not optimally|may be followed|may be obtained|may be helpful|may be considered|
 may be performed|may be of benefit|could be performed|could be obtained|could be considered|
-no significantly changed|no convincing change|no evidence of change|no evidence of interval change|
-no complication|no complications|not identified on the lateral|not seen on the lateral|
-not visualized on the lateral|not seen on the frontal|not seen on lateral|not definitely seen on the lateral|without complication|without complications
+no significantly changed|no convincing change|no evidence of change|no evidence of interval change|no complication|
+no complications|not identified on the lateral|not seen on the lateral|not visualized on the lateral|
+not seen on the frontal|not seen on lateral|not definitely seen on the lateral|without complication|
+without complications
 """
 
 _DENY_AFTER = """
@@ -37,31 +38,33 @@ no|no evidence of|no evidence for|no evidence|no sign of|no signs of|no findings
 no suggestion of|no definite|no convincing|without|without evidence of|without definite|without any|absence of|
 absent|negative for|free of|free from|clear of|denies|not|neither|nor|never|none|lack of|lacks|rather than|
 rules out|ruled out for|excludes|no longer|resolution of|resolved|interval resolution of|complete resolution of|
-interval removal of|removal of|has been removed|have been removed|cleared|clearing of|non|fails to show|fails to reveal|
-fails to demonstrate|exclude the presence of|nonvisualization of|inconsistent with|not consistent with|nothing to suggest|not suggestive of|not suspicious for|
-unlikely to represent|unlikely to be|unlikely
+interval removal of|removal of|has been removed|have been removed|cleared|clearing of|non|fails to show|
+fails to reveal|fails to demonstrate|exclude the presence of|nonvisualization of|inconsistent with|
+not consistent with|nothing to suggest|not suggestive of|not suspicious for|unlikely to represent|unlikely to be|
+unlikely
 """
 
 _DENY_BEFORE = """
 is not seen|are not seen|not seen|not identified|not present|not visualized|not visualised|not demonstrated|
 not evident|not apparent|not appreciated|not observed|not detected|not noted|not found|no longer seen|
-no longer visualized|no longer identified|no longer present|no longer evident|no longer appreciated|
-is absent|are absent|was absent|were absent|has resolved|have resolved|is resolved|resolved|have cleared|
-has cleared|is excluded|are excluded|was excluded|is ruled out|are ruled out|has been ruled out|is unlikely|
-are unlikely|unlikely|none|none seen|none identified|negative|has been removed|have been removed|was removed|
-were removed|removed|interval removal|can be excluded|no|within limits of normal
+no longer visualized|no longer identified|no longer present|no longer evident|no longer appreciated|is absent|
+are absent|was absent|were absent|has resolved|have resolved|is resolved|resolved|have cleared|has cleared|
+is excluded|are excluded|was excluded|is ruled out|are ruled out|has been ruled out|is unlikely|are unlikely|
+unlikely|none|none seen|none identified|negative|has been removed|have been removed|was removed|were removed|
+removed|interval removal|can be excluded|no|within limits of normal
 """
 
 _DOUBT_AFTER = """
 possible|possibly|may be|may be due to|may be secondary to|may be related to|may be compatible with|
-may be consistent with|may be from|could be due to|could be secondary to|could be related to|may represent|may represent|may reflect|may indicate|may suggest|might|might be|could be|
-could represent|could reflect|could indicate|could|questionable|question of|question|equivocal|cannot exclude|
-can not exclude|cannot rule out|can not rule out|cannot definitely exclude|cannot completely exclude|
-cannot be certain|difficult to exclude|difficult to completely exclude|not exclude|does not exclude|
-do not exclude|not excluded|rule out|r/o|to exclude|to rule out|exclude|evaluate for|assess for|concern for|
-concerning for|worrisome for|suspicion of|suspicion for|suspicious for|suspected|suspect|versus|vs|
-differential includes|differential diagnosis includes|differential considerations include|considerations include|
-perhaps|suggestive of|suggesting|suggests|suggest|not certain|uncertain|indeterminate for|may|if there is concern for|if|potentially|potential
+may be consistent with|may be from|could be due to|could be secondary to|could be related to|may represent|
+may reflect|may indicate|may suggest|might|might be|could be|could represent|could reflect|could indicate|could|
+questionable|question of|question|equivocal|cannot exclude|can not exclude|cannot rule out|can not rule out|
+cannot definitely exclude|cannot completely exclude|cannot be certain|difficult to exclude|
+difficult to completely exclude|not exclude|does not exclude|do not exclude|not excluded|rule out|r/o|to exclude|
+to rule out|exclude|evaluate for|assess for|concern for|concerning for|worrisome for|suspicion of|suspicion for|
+suspicious for|suspected|suspect|versus|vs|differential includes|differential diagnosis includes|
+differential considerations include|considerations include|perhaps|suggestive of|suggesting|suggests|suggest|
+not certain|uncertain|indeterminate for|may|if there is concern for|if|potentially|potential
 """
 
 _DOUBT_BEFORE = """
@@ -84,10 +87,10 @@ by history|on the prior|on prior|on previous|on the previous|in the past
 
 _END = """
 but|however|although|though|except|except for|aside from|apart from|other than|nevertheless|yet|which|while|whereas|
-secondary to|due to|because of|because|there is|there are|there has|there was|is noted|are noted|is seen|
-are seen|with associated|consistent with|compatible with|in keeping with|suggestive of|suggesting|indicating|
-representing|likely represent|likely represents|likely representing|probably|likely|most likely|
-remains|remain|demonstrates|shows|reveals|since|otherwise|stable|unchanged|again
+secondary to|due to|because of|because|there is|there are|there has|there was|is noted|are noted|is seen|are seen|
+with associated|consistent with|compatible with|in keeping with|suggestive of|suggesting|indicating|representing|
+likely represent|likely represents|likely representing|probably|likely|most likely|remains|remain|demonstrates|
+shows|reveals|since|otherwise|stable|unchanged|again
 """
 
 _QUALIFIED = re.compile(

@@ -90,7 +90,8 @@ class ContrastiveAlignment:
         self.losses_ = []
         for _ in range(self.epochs):
             total = 0.0
-            for rows in torch.randperm(len(x), generator=generator).split(self.batch):
+            order = torch.randperm(len(x), generator=generator)
+            for rows in (order[start : start + self.batch] for start in range(0, len(x), self.batch)):
                 noisy = x[rows] + self.noise / math.sqrt(x.shape[1]) * torch.randn(x[rows].shape, generator=generator)
                 u = functional.normalize(noisy @ image_head, dim=1)
                 v = functional.normalize(t[rows] @ text_head, dim=1)
@@ -99,7 +100,7 @@ class ContrastiveAlignment:
                 target = target / target.sum(dim=1, keepdim=True)
                 loss = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach()) * len(rows)

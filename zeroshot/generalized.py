@@ -192,6 +192,7 @@ def choose_gamma(
     space: SemanticSpace,
     make: Callable[[], Alignment],
     *,
+    texts: ArrayLike | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> float:
@@ -205,6 +206,8 @@ def choose_gamma(
         labels: n classes.
         space: Semantic vectors of at least these classes.
         make: Makes a fresh alignment.
+        texts: (n, d) text vector of each image, to learn from instead of its class's vector; a row of zeros is an image
+            without text, and is not learnt from.
         groups: n patients; None counts each image as one.
         seed: Of the parts.
 
@@ -221,15 +224,17 @@ def choose_gamma(
     class_part = rng.permutation(len(names)) % min(CLASS_FOLDS, len(names) // 2)
     patient_part = rng.permutation(patients.max() + 1) % CLASS_FOLDS
     vectors = space.rows(names)
+    targets = vectors[codes] if texts is None else checked_rows(texts, vectors.shape[1], "Text vectors", "of the space")
+    told = np.asarray(np.linalg.norm(targets, axis=1) > 0)
     curves = []
     for part in range(class_part.max() + 1):
         is_seen = class_part != part
         held_out = patient_part[patients] == part % CLASS_FOLDS
-        learnt = is_seen[codes] & ~held_out
+        learnt = is_seen[codes] & ~held_out & told
         asked = ~is_seen[codes] | held_out
         if len(np.unique(codes[learnt])) < 2 or not (is_seen[codes] & asked).any():
             continue
-        scores = make().fit(rows[learnt], vectors[codes[learnt]]).map_.scores(rows[asked], vectors)
+        scores = make().fit(rows[learnt], targets[learnt]).map_.scores(rows[asked], vectors)
         curves.append(seen_unseen_curve(scores, codes[asked], is_seen))
     if not curves:
         raise ZeroShotError("Gamma cannot be chosen: no part of the classes leaves both seen and unseen images.")

@@ -47,6 +47,7 @@ class JointTraining:
         word_loss: Weight of a second loss, by which the vectors must also tell which of the commonest words the text
             holds; it sees what a single direction per text averages away. 0 leaves it out.
         words: How many of the commonest words that is.
+        bfloat16: Compute in bfloat16 where it is safe (autocast).
         seed: Of weights, order and augmentation.
     """
 
@@ -61,6 +62,7 @@ class JointTraining:
     augmentation: Augmentation = field(default_factory=Augmentation)
     word_loss: float = 1.0
     words: int = 300
+    bfloat16: bool = False
     seed: int = 0
 
 
@@ -109,7 +111,8 @@ def train_by_text(
     cache.fill()
     kept = told[cache.kept]
     pixels = torch.from_numpy(np.asarray(cache.pixels)[cache.kept])  # uint8 (n, h, w)
-    form = replace(form, **_normalisation(pixels.numpy()))
+    mean, std = _grey_levels(pixels.numpy())
+    form = replace(form, mean=(mean,), std=(std,))
     network = build_backbone(settings.backbone, seed=settings.seed, **settings.backbone_config)
     losses = _Losses(network.dim, words[kept], [texts[i] for i in kept.tolist()], settings)
     same = torch.from_numpy(
@@ -120,16 +123,18 @@ def train_by_text(
     optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.decay)
     steps = settings.epochs * (len(kept) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.rate, total_steps=steps + 1)
-    mean, std = form.mean[0], form.std[0]
-    network = network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for epoch in range(settings.epochs):
         network.train()
-        total, batches = 0.0, torch.randperm(len(kept), generator=generator).split(settings.batch)
-        batches = [rows for rows in batches if len(rows) == settings.batch]
+        order, total = torch.randperm(len(kept), generator=generator), 0.0
+        starts = range(0, len(kept) - settings.batch + 1, settings.batch)
+        batches = [order[start : start + settings.batch] for start in starts]
         for rows in batches:
             grey = settings.augmentation(pixels[rows][:, None].float() / 255, generator)
-            vectors = network(((grey - mean) / std).contiguous(memory_format=torch.channels_last))
-            loss = losses(vectors, rows, same[rows])
+            seen = ((grey - mean) / std).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+                vectors = network(seen)
+            loss = losses(vectors.float(), rows, same[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -158,6 +163,9 @@ def train_by_text(
 class _Losses(torch.nn.Module):
     """The contrastive loss against frozen text vectors, and the loss of naming words."""
 
+    targets: torch.Tensor
+    named: torch.Tensor | None
+
     def __init__(self, dim: int, words: NDArray[np.float64], texts: Sequence[str], settings: JointTraining) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -180,7 +188,7 @@ class _Losses(torch.nn.Module):
         target = (same[:, None] == same[None, :]).float()
         target = target / target.sum(dim=1, keepdim=True)
         loss = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-        if self.naming is not None:
+        if self.naming is not None and self.named is not None:
             found = functional.binary_cross_entropy_with_logits(self.naming(vectors), self.named[rows], reduction="sum")
             loss = loss + self.weight * found / (10 * len(rows))
         return loss
@@ -203,9 +211,10 @@ def _cases(texts: Sequence[str], groups: Sequence[Hashable] | None) -> NDArray[n
     return np.array([first.setdefault(key, len(first)) for key in keys], dtype=np.int64)
 
 
-def _normalisation(pixels: NDArray[np.uint8]) -> dict[str, tuple[float]]:
+def _grey_levels(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return mean and standard deviation of grey levels, of 1."""
     counts = np.bincount(pixels.ravel(), minlength=256)
     levels = np.arange(256) / 255
     mean = float((counts * levels).sum() / counts.sum())
     std = math.sqrt(float((counts * (levels - mean) ** 2).sum() / counts.sum()))
-    return {"mean": (round(mean, 4),), "std": (round(max(std, LEAST_STD), 4),)}
+    return round(mean, 4), round(max(std, LEAST_STD), 4)

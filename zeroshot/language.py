@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import re
 
-_ENGLISH = frozenset(
-    ["the", "of", "and", "is", "are", "with", "there", "for", "to", "at", "was", "were", "has", "have", "been", "this", "that", "from", "or", "not", "without", "by", "be", "which", "may", "within", "seen", "noted", "evidence", "size", "both", "lungs", "lung", "heart", "clear", "chest", "bones", "bony", "unchanged", "stable", "enlarged", "small", "mild", "large", "left", "right", "upper", "lower", "lobe", "lobes", "fluid", "changes", "change", "degenerative", "spine", "ribs", "rib", "fracture", "fractures", "acute", "disease", "bilateral", "view", "views", "impression", "findings", "finding", "unremarkable", "limits", "shadow", "opacity", "opacities", "silhouette", "nodule", "nodules", "mass", "tube", "line", "scarring", "catheter", "pacemaker", "again", "since", "prior", "pleural", "effusion", "effusions", "overload", "edema", "oedema", "thickening", "film", "normal", "no", "nothing", "calcified", "hernia", "collapse", "consolidation", "pneumothorax", "active", "process", "study", "exam", "examination", "stable", "cardiac", "cardiomegaly", "catheter", "tip", "place", "interval", "evaluation", "cardiopulmonary", "abnormality", "pneumonia", "atelectasis"]
-)
-_SHARED = frozenset(
-    ["normal", "no", "mass", "pleural", "pneumothorax", "consolidation", "chest", "film", "impression", "large", "thorax", "catheter", "pneumonia"]
-)
+_ENGLISH_TEXT = """
+the of and is are with there for to at was were has have been this that from or not without by be which may within
+seen noted evidence size both lungs lung heart clear chest bones bony unchanged stable enlarged small mild large
+left right upper lower lobe lobes fluid changes change degenerative spine ribs rib fracture fractures acute disease
+bilateral view views impression findings finding unremarkable limits shadow opacity opacities silhouette nodule
+nodules mass tube line scarring catheter pacemaker again since prior pleural effusion effusions overload edema
+oedema thickening film normal no nothing calcified hernia collapse consolidation pneumothorax active process study
+exam examination cardiac cardiomegaly tip place interval evaluation cardiopulmonary abnormality pneumonia
+atelectasis
+"""
+_SHARED_TEXT = """
+normal no mass pleural pneumothorax consolidation chest film impression large thorax catheter pneumonia
+"""
+_FOREIGN_TEXT = """
+el la los las de del con sin hay es se una un por para al lo der das und ist kein keine keinen mit bei ohne nicht
+eine einer links rechts beidseits im den dem zum zur von auf le les et des du une dans pas sans au aux est sont avec
+droite gauche il gli che della dello nel nella sono senza non di os um uma com sem do da dos na em não het een niet
+geen van en zijn och inte är med på ingen og ikke det
+"""
+_ENGLISH = frozenset(_ENGLISH_TEXT.split())
+_SHARED = frozenset(_SHARED_TEXT.split())
 """Words of these that other languages have as well."""
 
-_FOREIGN = frozenset(
-    ["el", "la", "los", "las", "de", "del", "con", "sin", "hay", "es", "se", "una", "un", "por", "para", "al", "lo", "der", "das", "und", "ist", "kein", "keine", "keinen", "mit", "bei", "ohne", "nicht", "eine", "einer", "links", "rechts", "beidseits", "im", "den", "dem", "zum", "zur", "von", "auf", "le", "les", "et", "des", "du", "une", "dans", "pas", "sans", "au", "aux", "est", "sont", "avec", "droite", "gauche", "il", "gli", "che", "della", "dello", "nel", "nella", "sono", "senza", "non", "di", "os", "um", "uma", "com", "sem", "do", "da", "dos", "das", "na", "em", "não", "sem", "het", "een", "niet", "geen", "van", "en", "zijn", "links", "rechts", "och", "inte", "är", "med", "på", "ingen", "og", "ikke", "det"]
-)
+_FOREIGN = frozenset(_FOREIGN_TEXT.split())
 MARK = re.compile(r"\[\*\*.*?\*\*\]|\b[Xx]{3,}\b|_{2,}", re.DOTALL)
 """Marks of de-identification."""
 

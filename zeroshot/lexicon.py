@@ -47,6 +47,7 @@ class Finding:
     code: str | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
+        """Return the name."""
         return self.name
 
 
@@ -156,12 +157,15 @@ class Lexicon:
         return cls(made if extend is None else _merged(extend.findings, made))
 
     def __iter__(self) -> Iterator[Finding]:
+        """Go through the findings in order."""
         return iter(self.findings)
 
     def __len__(self) -> int:
+        """Return the number of findings."""
         return len(self.findings)
 
     def __contains__(self, name: object) -> bool:
+        """Whether `canonical` knows a name."""
         return isinstance(name, str) and self._named(name) is not None
 
     def __getitem__(self, name: str) -> Finding:

@@ -18,6 +18,7 @@ from embeddings import EncoderMismatch, load_text_encoder
 from .alignment import Alignment, RidgeAlignment, make_alignment
 from .errors import ZeroShotError
 from .linear_map import LinearMap, checked_rows
+from .negation import mark_all
 from .semantics import Descriptions, SemanticSpace, from_descriptions
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class ZeroShotModel:
         gamma: What calibrated stacking takes off seen classes, or None where it was not chosen.
         prior_shots: How many images a class's words are worth.
         seen: Classes it was learnt with, where there were labels.
+        typical: Mean (k,) and covariance (k, k) of the aligned images it was learnt on: what a score usually is.
+        denials: Whether denied words are marked before a text is encoded (see `mark_denied`).
         facts: What it was learnt on: images, patients, settings.
     """
 
@@ -65,6 +68,8 @@ class ZeroShotModel:
     gamma: float | None = None
     prior_shots: float = PRIOR_SHOTS
     seen: tuple[str, ...] = ()
+    typical: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    denials: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +80,8 @@ class ZeroShotModel:
         *,
         encoder: Encoder,
         text_encoder: TextEncoder,
-        alignment: str | Alignment = "ridge",
+        alignment: str | Alignment = "cca",
+        denials: bool = False,
     ) -> ZeroShotModel:
         """Learn from images and the text of each.
 
@@ -86,6 +92,8 @@ class ZeroShotModel:
             encoder: The image encoder; its fingerprint is kept.
             text_encoder: Fitted.
             alignment: Name of an alignment, or one.
+            denials: Mark denied words before encoding; for encoders of word counts, which must have been fitted on
+                texts marked likewise (`mark_denied`).
 
         Raises:
             ZeroShotError: Fewer than `FEWEST_TEXTS` images have a text, or vectors are not this encoder's.
@@ -93,7 +101,8 @@ class ZeroShotModel:
         rows = checked_rows(images, encoder.dim, "Image vectors", f"of the encoder {encoder.name!r}")
         if len(texts) != len(rows):
             raise ZeroShotError(f"{len(rows):,} images need {len(rows):,} texts; got {len(texts):,}.")
-        words = np.asarray(text_encoder.encode([text or "" for text in texts]), dtype=np.float64)
+        said = [text or "" for text in texts]
+        words = np.asarray(text_encoder.encode(mark_all(said) if denials else said), dtype=np.float64)
         told = np.linalg.norm(words, axis=1) > 0
         if told.sum() < FEWEST_TEXTS:
             raise ZeroShotError(
@@ -101,13 +110,17 @@ class ZeroShotModel:
                 f"{int(told.sum())} of {len(rows):,} have one."
             )
         chosen = make_alignment(alignment) if isinstance(alignment, str) else alignment
+        shared = chosen.fit(rows[told], words[told]).map_
+        aligned = shared.images(rows[told])
         return cls(
             text_encoder=text_encoder,
-            shared=chosen.fit(rows[told], words[told]).map_,
+            shared=shared,
+            typical=(aligned.mean(axis=0), np.atleast_2d(np.cov(aligned, rowvar=False))),
             to_image=RidgeAlignment().fit(rows[told], words[told]).map_,
             encoder=encoder.fingerprint,
             encoder_name=encoder.name,
             alignment=alignment if isinstance(alignment, str) else type(alignment).__name__,
+            denials=denials,
             facts={"images": int(told.sum()), "images_without_text": int((~told).sum())},
         )
 
@@ -131,7 +144,28 @@ class ZeroShotModel:
 
     def space(self, descriptions: Descriptions) -> SemanticSpace:
         """Return the semantic vectors of described classes."""
-        return from_descriptions(descriptions, self.text_encoder)
+        return from_descriptions(descriptions, self.text_encoder, prepare=mark_all if self.denials else None)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the vectors (n, d) of texts; a text that says nothing to the encoder has a row of zeros."""
+        prepared = mark_all(texts) if self.denials else list(texts)
+        return np.asarray(self.text_encoder.encode(prepared), dtype=np.float64)
+
+    def unusual(self, scores: NDArray[np.float64], directions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how many standard deviations scores lie above what the images learnt on usually have.
+
+        Args:
+            scores: (n, c), products of aligned images with `directions`.
+            directions: (c, k) in the common space.
+
+        Returns:
+            (n, c); the scores themselves where nothing is known of what is usual.
+        """
+        if self.typical is None:
+            return scores
+        mean, covariance = self.typical
+        spread = np.sqrt(np.einsum("ck,kl,cl->c", directions, covariance, directions).clip(1e-12))
+        return np.asarray((scores - directions @ mean) / spread)
 
     def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the vectors (n, d) of sentences to look for.
@@ -139,7 +173,7 @@ class ZeroShotModel:
         Raises:
             ZeroShotError: A text is empty, or the text encoder knows no word of it.
         """
-        rows = np.asarray(self.text_encoder.encode(list(texts)), dtype=np.float64)
+        rows = self.encode_texts(texts)
         for text, row in zip(texts, rows, strict=True):
             if not text.strip():
                 raise ZeroShotError("The text to look for is empty.")
@@ -183,6 +217,8 @@ class ZeroShotModel:
 
         target = Path(folder)
         arrays = {f"shared.{name}": array for name, array in self.shared.arrays().items()}
+        if self.typical is not None:
+            arrays |= {"typical.mean": self.typical[0], "typical.covariance": self.typical[1]}
         arrays |= {f"to_image.{name}": array for name, array in self.to_image.arrays().items()}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         digest = hashlib.sha256(content).hexdigest()
@@ -195,6 +231,7 @@ class ZeroShotModel:
             "gamma": self.gamma,
             "prior_shots": self.prior_shots,
             "seen": list(self.seen),
+            "denials": self.denials,
             "facts": self.facts,
             "text_encoder": self.text_encoder.fingerprint,
             "weights": weights,
@@ -254,6 +291,8 @@ class ZeroShotModel:
                 gamma=None if document["gamma"] is None else float(document["gamma"]),
                 prior_shots=float(document["prior_shots"]),
                 seen=tuple(document["seen"]),
+                typical=(arrays["typical.mean"], arrays["typical.covariance"]) if "typical.mean" in arrays else None,
+                denials=bool(document["denials"]),
                 facts=dict(document["facts"]),
             )
         except FileNotFoundError:

@@ -82,7 +82,7 @@ def phrase_anchors(phrase: str) -> tuple[str, ...]:
 
 def text_anchors(text: str) -> set[str]:
     """Return the beginnings of all words of a text, of every length that an anchor may have."""
-    found = set()
+    found: set[str] = set()
     for word in re.findall(r"\w+", text.lower()):
         found.update(word[:length] for length in range(1, min(len(word), _ANCHOR) + 1))
     return found

@@ -40,8 +40,12 @@ _SEVERITY = re.compile(
 
 
 _JOINED = re.compile(
-    r"\b(?:left|right)(?:\s+\w+)?\s*(?:and|/|&|greater than|more than|larger than|worse than|>)\s*(?:the\s+)?(?:\w+\s+)?"
-    r"(?:left|right)\b",
+    r"\b(?:left|right)(?:\s+\w+)?\s*(?:and|/|&|greater than|more than|larger than|worse than|>)"
+    r"\s*(?:the\s+)?(?:\w+\s+)?(?:left|right)\b",
+    re.IGNORECASE,
+)
+_FILLER = re.compile(
+    r"\b(?:on|in|at|of|the|side|sided|lung|lobe|zone|and|greater|larger|more|than|both|mild|moderate|severe|small|large)\b",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;]\s")
@@ -51,14 +55,14 @@ def side_of(sentence: str, start: int, end: int) -> str | None:
     """Return "left", "right" or "bilateral", as the words in and nearest to a finding's own say, else None.
 
     Args:
-        sentence: One sentence; words of the same clause go before those of others.
+        sentence: One sentence; only words of the same clause count.
         start: First character of the finding's words.
         end: One past the last.
     """
     nearest = _nearest(_SIDES, sentence, start, end)
     if nearest is None:
         return None
-    joined = _nearest(_JOINED, sentence, start, end, clause_only=True)
+    joined = _nearest(_JOINED, sentence, start, end)
     if joined is not None and {"left", "right"} <= set(re.findall("left|right", joined.group().lower())):
         return "bilateral"
     return str(nearest.lastgroup)
@@ -75,17 +79,22 @@ def severity_of(sentence: str, start: int, end: int) -> str | None:
 
     "Small" counts as mild and "large" as severe; None where the clause has no such word.
     """
-    nearest = _nearest(_SEVERITY, sentence, start, end, clause_only=True)
+    nearest = _nearest(_SEVERITY, sentence, start, end)
     return None if nearest is None else _SEVERITIES[int(str(nearest.lastgroup)[1:])][0]
 
 
-def _nearest(
-    pattern: re.Pattern[str], sentence: str, start: int, end: int, clause_only: bool = False
-) -> re.Match[str] | None:
-    """Return the match nearest to a finding's words, first within its clause; what stands before wins a tie."""
+def _nearest(pattern: re.Pattern[str], sentence: str, start: int, end: int) -> re.Match[str] | None:
+    """Return the match nearest to a finding's words within its clause; what stands before wins a tie.
+
+    A clause that follows counts as well where it says nothing but a place, as in `effusion, left`.
+    """
     low = max([0, *(cut.end() for cut in _CLAUSE.finditer(sentence) if cut.end() <= start)])
-    high = min([len(sentence), *(cut.start() for cut in _CLAUSE.finditer(sentence) if cut.start() >= end)])
-    found = list(pattern.finditer(sentence, low, high))
-    if not found and not clause_only:
-        found = list(pattern.finditer(sentence))
+    cuts = [cut for cut in _CLAUSE.finditer(sentence) if cut.start() >= end]
+    high = cuts[0].start() if cuts else len(sentence)
+    if cuts:
+        after = cuts[1].start() if len(cuts) > 1 else len(sentence)
+        rest = _PLACE.sub(" ", _SIDES.sub(" ", sentence[high:after]))
+        if not _FILLER.sub(" ", rest).strip(" .,;"):
+            high = after
+    found = pattern.finditer(sentence, low, high)
     return min(found, key=lambda match: max(0, start - match.end(), match.start() - end), default=None)

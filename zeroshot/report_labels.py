@@ -44,7 +44,7 @@ class ReportLabels:
         Raises:
             ReportError: As many images or groups as there are not reports.
         """
-        columns: dict[str, object] = {}
+        columns: dict[str, list[Hashable]] = {}
         for name, given in (("image", images), ("patient", groups)):
             if given is None:
                 continue
@@ -91,12 +91,12 @@ def report_labels(
         except ReportError as error:
             problems.append((i, str(error)))
         else:
-            for names, value in (
+            for found, value in (
                 (report.absent, 0.0),
                 (report.uncertain, UNCERTAIN_AS[uncertain]),
                 (report.present, 1.0),
             ):
-                row.update((finding.name, value) for finding in names)
+                row.update((finding.name, value) for finding in found)
         rows.append(row)
     if findings is None:
         mentioned = {name for row in rows for name in row}

@@ -60,6 +60,7 @@ class Contradiction:
     denied: Mention
 
     def __str__(self) -> str:
+        """Return the finding and the two sentences."""
         return f"{self.finding}: {self.affirmed.sentence!r} against {self.denied.sentence!r}"
 
 

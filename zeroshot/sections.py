@@ -9,39 +9,127 @@ from dataclasses import dataclass
 READ = ("findings", "impression")
 """The sections in which a finding counts."""
 
+LONGEST = 600
+"""How many characters a sentence may have before it is cut at a blank, so that no text takes long to read."""
+
+NEAR = 40
+"""How many characters are read on either side of a mark to tell whether it ends a sentence."""
+
 _SHORT = ("history", "technique", "comparison")
 
 HEADINGS: dict[str, tuple[str, ...]] = {
     "history": (
-        "clinical history", "clinical information", "clinical indication", "clinical details", "clinical data",
-        "clinical statement", "history", "indication", "indications", "reason for exam", "reason for examination",
-        "reason for study", "reason for this examination", "reason", "clinical context", "history and indication",
-        "history/indication", "indication/history", "patient history", "clinical question", "clinical", "hx", "symptoms",
+        "clinical history",
+        "clinical information",
+        "clinical indication",
+        "clinical details",
+        "clinical data",
+        "clinical statement",
+        "history",
+        "indication",
+        "indications",
+        "reason for exam",
+        "reason for examination",
+        "reason for study",
+        "reason for this examination",
+        "reason",
+        "clinical context",
+        "history and indication",
+        "history/indication",
+        "indication/history",
+        "patient history",
+        "clinical question",
+        "clinical",
+        "hx",
+        "symptoms",
     ),
     "technique": (
-        "technique", "procedure", "exam", "examination", "study", "protocol", "views", "exam type", "exam description",
-        "type of exam", "examinations", "image", "projection", "contrast", "exposure",
+        "technique",
+        "procedure",
+        "exam",
+        "examination",
+        "study",
+        "protocol",
+        "views",
+        "exam type",
+        "exam description",
+        "type of exam",
+        "examinations",
+        "image",
+        "projection",
+        "contrast",
+        "exposure",
     ),
-    "comparison": ("comparison", "comparisons", "comparison studies", "comparison study", "prior studies", "prior study",
-                   "compared to", "previous studies", "previous study"),
+    "comparison": (
+        "comparison",
+        "comparisons",
+        "comparison studies",
+        "comparison study",
+        "prior studies",
+        "prior study",
+        "compared to",
+        "previous studies",
+        "previous study",
+    ),
     "findings": (
-        "findings", "finding", "report", "description", "chest findings", "radiographic findings", "result", "results",
-        "observations", "body of report", "findings/report", "discussion", "interpretation of findings", "comment", "comments",
+        "findings",
+        "finding",
+        "report",
+        "description",
+        "chest findings",
+        "radiographic findings",
+        "result",
+        "results",
+        "observations",
+        "body of report",
+        "findings/report",
+        "discussion",
+        "interpretation of findings",
+        "comment",
+        "comments",
     ),
     "impression": (
-        "impression", "impressions", "conclusion", "conclusions", "opinion", "interpretation", "summary", "assessment",
-        "final impression", "diagnosis", "imp", "final diagnosis", "findings and impression", "findings/impression",
-        "findings and conclusion", "impression and plan", "impression/recommendation",
+        "impression",
+        "impressions",
+        "conclusion",
+        "conclusions",
+        "opinion",
+        "interpretation",
+        "summary",
+        "assessment",
+        "final impression",
+        "diagnosis",
+        "imp",
+        "final diagnosis",
+        "findings and impression",
+        "findings/impression",
+        "findings and conclusion",
+        "impression and plan",
+        "impression/recommendation",
     ),
-    "other": ("recommendation", "recommendations", "notification", "addendum", "signed", "electronically signed by",
-              "dictated by", "attending", "communication", "plan", "critical results", "technologist note"),
-}  # fmt: skip
+    "other": (
+        "recommendation",
+        "recommendations",
+        "notification",
+        "addendum",
+        "signed",
+        "electronically signed by",
+        "dictated by",
+        "attending",
+        "communication",
+        "plan",
+        "critical results",
+        "technologist note",
+    ),
+}
 """Section -> the headings it goes by."""
 
 _SECTION = {heading: section for section, headings in HEADINGS.items() for heading in headings}
-_NAMES = "|".join(re.escape(heading).replace(r"\ ", r"\s+") for heading in sorted(_SECTION, key=lambda h: (-len(h), h)))
+_NAMES = "|".join(re.escape(heading).replace(r"\ ", r"\s+") for heading in sorted(_SECTION, key=len, reverse=True))
+_BULLET = r"(?:[*#_>\-]+[ \t]*|\d+[.)][ \t]*)?"
+_COLON = r"[ \t]*[*_]*[ \t]*(?::|\n?[ \t]*-{1,2}[ \t])[*_]*"
 _HEADING = re.compile(
-    rf"(?:(?:^|\n|(?<=[.!?\]>*_]))[ \t]*(?:[*#_>\-]+[ \t]*|\d+[.)][ \t]*)?(?P<colon>{_NAMES})[ \t]*[*_]*[ \t]*(?::|\n?[ \t]*-{{1,2}}[ \t])[*_]*)"
+    rf"(?:(?:^|\n|(?<=[.!?\]>*_]))[ \t]*{_BULLET}(?P<colon>{_NAMES}){_COLON})"
     rf"|(?:(?:^|\n)[ \t]*[*#_=\-]*[ \t]*(?P<line>{_NAMES})[ \t]*[*#_=\-]*[ \t]*(?=\n))"
     rf"|(?:(?<=\s)(?P<capital>{_NAMES})[ \t]*:)",
     re.IGNORECASE,
@@ -125,7 +213,7 @@ def _first_paragraph(text: str, start: int, end: int) -> int:
     """Return where the first line under a heading ends, or the first paragraph where its lines are wrapped."""
     at = start + len(text[start:end]) - len(text[start:end].lstrip())
     for match in re.finditer("\n", text[at:end]):
-        if _ends_at_line(text[at : at + match.start()], text[at + match.end() : end]):
+        if _ends_at_line(text, at, at + match.start(), end):
             return at + match.end()
     return end
 
@@ -147,16 +235,17 @@ def sentences(text: str, section: str, start: int, end: int) -> tuple[Sentence, 
         if match.start() < previous:
             continue
         if match.group() == "\n":
-            if not _ends_at_line(text[previous : match.start()], text[match.end() : end]):
+            if not _ends_at_line(text, previous, match.start(), end):
                 continue
         elif match.group().startswith(".") and (
-            _ABBREVIATION.search(text[previous : match.start() + 1])
-            or re.search(r"(?:^|\s)\d{1,2}\.$", text[previous : match.start() + 1])
+            _ABBREVIATION.search(text[max(previous, match.start() - NEAR) : match.start() + 1])
+            or re.search(r"(?:^|\s)\d{1,2}\.$", text[max(previous, match.start() - NEAR) : match.start() + 1])
         ):
             continue
         cuts.append((previous, match.end()))
         previous = match.end()
     cuts.append((previous, end))
+    cuts = [part for low, high in cuts for part in _pieces(text, low, high)]
     found = []
     for low, high in cuts:
         for one_low, one_high in _list_items(text, low, high):
@@ -169,6 +258,17 @@ def sentences(text: str, section: str, start: int, end: int) -> tuple[Sentence, 
             if re.search(r"\w", inner):
                 found.append(Sentence(inner, section, at, at + len(inner)))
     return tuple(found)
+
+
+def _pieces(text: str, low: int, high: int) -> list[tuple[int, int]]:
+    """Cut what is too long to be a sentence at blanks."""
+    pieces = []
+    while high - low > LONGEST:
+        blank = max(text.rfind(mark, low + 1, low + LONGEST) for mark in " \n\t")
+        cut = blank if blank > low else low + LONGEST
+        pieces.append((low, cut))
+        low = cut
+    return [*pieces, (low, high)]
 
 
 def _list_items(text: str, low: int, high: int) -> list[tuple[int, int]]:
@@ -186,9 +286,9 @@ def _list_items(text: str, low: int, high: int) -> list[tuple[int, int]]:
     return list(zip(bounds, [*bounds[1:], high], strict=True))
 
 
-def _ends_at_line(line: str, rest: str) -> bool:
+def _ends_at_line(text: str, start: int, at: int, end: int) -> bool:
     """Whether a line break ends a sentence, rather than being where a long line was wrapped."""
-    after = rest.lstrip(" \t")
+    after = text[at + 1 : min(end, at + NEAR)].lstrip(" \t")
     if not after or after[0] == "\n" or _LIST_ITEM.match(after):
         return True
-    return not (after[0].islower() or _FUNCTION_WORD.search(line))
+    return not (after[0].islower() or _FUNCTION_WORD.search(text[max(start, at - NEAR) : at]))

@@ -8,7 +8,7 @@ class, what radiologists say its traits are, and written descriptions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,12 +81,18 @@ class SemanticSpace:
         )
 
 
-def from_descriptions(descriptions: Descriptions, encoder: TextEncoder) -> SemanticSpace:
+def from_descriptions(
+    descriptions: Descriptions,
+    encoder: TextEncoder,
+    *,
+    prepare: Callable[[Sequence[str]], list[str]] | None = None,
+) -> SemanticSpace:
     """Make a class's vector the mean of the unit vectors of the sentences that describe it.
 
     Args:
         descriptions: Class -> sentences, or prompts with an absent form.
         encoder: Turns sentences into vectors.
+        prepare: What is done to sentences first, as it was to the texts the encoder was fitted on.
 
     Returns:
         The space, with a remark for each sentence that says less than it seems: words the encoder does not know, text
@@ -101,11 +107,11 @@ def from_descriptions(descriptions: Descriptions, encoder: TextEncoder) -> Seman
     remarks: list[str] = []
     vectors, absents, phrases, phrase_vectors = [], [], {}, {}
     for name, prompt in prompts.items():
-        kept, rows = _encoded(name, prompt.present, encoder, remarks)
+        kept, rows = _encoded(name, prompt.present, encoder, prepare, remarks)
         phrases[name], phrase_vectors[name] = kept, rows
         vectors.append(unit_rows(rows).mean(axis=0))
         if prompt.absent:
-            absents.append(unit_rows(_encoded(name, prompt.absent, encoder, [])[1]).mean(axis=0))
+            absents.append(unit_rows(_encoded(name, prompt.absent, encoder, prepare, [])[1]).mean(axis=0))
     remarks += naming_others({name: prompt.present for name, prompt in prompts.items()})
     return SemanticSpace(
         kind="descriptions",
@@ -180,23 +186,30 @@ def naming_others(said: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _encoded(
-    name: str, sentences: Sequence[str], encoder: TextEncoder, remarks: list[str]
+    name: str,
+    sentences: Sequence[str],
+    encoder: TextEncoder,
+    prepare: Callable[[Sequence[str]], list[str]] | None,
+    remarks: list[str],
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Return the sentences that say something to the encoder, and their vectors.
 
     Raises:
         DescriptionError: None does.
     """
-    rows = np.asarray(encoder.encode(list(sentences)), dtype=np.float64)
+    rows = np.asarray(encoder.encode(list(sentences) if prepare is None else prepare(sentences)), dtype=np.float64)
     told = np.linalg.norm(rows, axis=1) > 0
     if not told.any():
         raise DescriptionError(
             f"The text encoder {encoder.name!r} knows no word of the description of {name!r}: describe it in words "
             "that occur in the reports it was fitted on, or take another text encoder."
         )
-    for sentence, said in zip(sentences, told.tolist(), strict=True):
-        if not said:
-            remarks.append(f"The text encoder knows no word of {sentence!r}, said of {name!r}; it was left out.")
+    if not told.all():
+        first = sentences[int(np.flatnonzero(~told)[0])]
+        remarks.append(
+            f"Of {len(sentences)} sentences about {name!r} the text encoder knows no word of {int((~told).sum())}, which "
+            f"were left out: {first!r}."
+        )
     for sentence, long in zip(sentences, encoder.truncated(list(sentences)), strict=True):
         if long:
             remarks.append(
