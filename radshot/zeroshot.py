@@ -179,9 +179,11 @@ def classify_command(
         float, typer.Option(metavar="M", min=0, help="Answers that lead by less are 'uncertain'.")
     ] = 0.0,
     several: Annotated[
-        bool,
-        typer.Option("--several", help="Several classes per image: those nearer to presence than to absence."),
-    ] = False,
+        float | None,
+        typer.Option(
+            metavar="SD", help="Several classes per image: those that stand out by this many standard deviations."
+        ),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The image encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
 ) -> int:

@@ -9,7 +9,7 @@ from episodes.label_states import label_states
 from episodes.phantom_reports import TERMS
 from zeroshot.errors import LexiconError, ReportError
 from zeroshot.lexicon import Lexicon
-from zeroshot.report_labels import report_labels
+from zeroshot.weak_labels import report_labels
 from zeroshot.reports import Report, parse_report
 
 TYPICAL = """EXAM: CHEST, TWO VIEWS

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .negation import mark_all, mark_denied
     from .prompts import Prompts, built_in_descriptions, prompts_for, read_descriptions
     from .recall import RetrievalReport, retrieval
-    from .report_labels import ReportLabels, report_labels
+    from .weak_labels import ReportLabels, report_labels
     from .reports import Mention, Report, parse_report
     from .semantics import SemanticSpace, from_descriptions, from_reports
     from .traits import built_in_traits, from_traits, read_traits
@@ -68,7 +68,7 @@ _HOME = {
     "Prompts": "prompts",
     "Report": "reports",
     "ReportError": "errors",
-    "ReportLabels": "report_labels",
+    "ReportLabels": "weak_labels",
     "RetrievalReport": "recall",
     "RidgeAlignment": "alignment",
     "SeenUnseenCurve": "generalized",
@@ -93,7 +93,7 @@ _HOME = {
     "prompts_for": "prompts",
     "read_descriptions": "prompts",
     "read_traits": "traits",
-    "report_labels": "report_labels",
+    "report_labels": "weak_labels",
     "retrieval": "recall",
     "seen_unseen_curve": "generalized",
     "self_train": "multiview",

@@ -207,8 +207,8 @@ def _encoded(
     if not told.all():
         first = sentences[int(np.flatnonzero(~told)[0])]
         remarks.append(
-            f"Of {len(sentences)} sentences about {name!r} the text encoder knows no word of {int((~told).sum())}, which "
-            f"were left out: {first!r}."
+            f"Of {len(sentences)} sentences about {name!r} the text encoder knows no word of {int((~told).sum())}, "
+            f"which were left out: {first!r}."
         )
     for sentence, long in zip(sentences, encoder.truncated(list(sentences)), strict=True):
         if long:
