@@ -26,6 +26,7 @@ from episodes import (
 from fewshot import Augmentation, TrainingConfig
 
 from .demo_deployment import DemoDeployment, deploy_demo
+from .demo_words import DemoWords, two_sided, words_demo
 
 if TYPE_CHECKING:
     from embeddings import Encoder, Snapshot
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SOURCE_PATIENTS, SOURCE_IMAGES = 45, 2
 #: Patients drawn with each finding never trained on, and images of each.
 UNSEEN_PATIENTS, UNSEEN_IMAGES = 50, 2
+#: Patients drawn with each finding whose sides are told apart by words: with reports, and to ask about; their first seed.
+REPORTED_PATIENTS, WORDS_PATIENTS, WORDS_SEED = 60, 24, 100_000
 #: Patients registered per finding.
 K_SHOT = 5
 #: Phantoms' height and width in pixels.
@@ -88,6 +91,7 @@ class DemoResult:
         decisions: (row of the manifest, decision) for every query.
         support: The comparison set's rows.
         deployment: What its deployment answered.
+        words: What words alone, and with shots, answered.
         training: The training that was run.
         search: A few searches of the archive.
         stored: The archive's rows.
@@ -99,6 +103,7 @@ class DemoResult:
     decisions: list[tuple[int, Decision]]
     support: Snapshot
     deployment: DemoDeployment
+    words: DemoWords
     training: Training
     search: list[SearchExample]
     stored: Snapshot
@@ -120,12 +125,12 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     from fewshot import ComparisonSet, PrototypeClassifier, train
 
     began = time.monotonic()
-    say(f"1/6 drawing phantoms: {len(SOURCE_FINDINGS)} findings to train on, {len(UNSEEN_FINDINGS)} kept unseen")
+    say(f"1/7 drawing phantoms: {len(SOURCE_FINDINGS)} findings to train on, {len(UNSEEN_FINDINGS)} kept unseen")
     source = _draw(out / "source", SOURCE_FINDINGS, SOURCE_PATIENTS, SOURCE_IMAGES, seed=2 * seed)
     unseen = _draw(out / "unseen", UNSEEN_FINDINGS, UNSEEN_PATIENTS, UNSEEN_IMAGES, seed=2 * seed + 1)
     drawn = time.monotonic()
 
-    say(f"2/6 training a prototypical network on {len(source):,} DICOM images of {len(SOURCE_FINDINGS)} findings")
+    say(f"2/7 training a prototypical network on {len(source):,} DICOM images of {len(SOURCE_FINDINGS)} findings")
     training = train(
         source.images,
         source.labels,
@@ -137,7 +142,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     encoder = load_encoder(out / "encoder")
     trained = time.monotonic()
 
-    say(f"3/6 registering {K_SHOT} patients of each of {len(UNSEEN_FINDINGS)} findings never trained on")
+    say(f"3/7 registering {K_SHOT} patients of each of {len(UNSEEN_FINDINGS)} findings never trained on")
     # One episode whose queries are all images of all other patients: the comparison set, and who is asked about.
     task = EpisodeSampler(
         unseen.labels, len(UNSEEN_FINDINGS), K_SHOT, len(unseen), groups=unseen.groups, n_episodes=1, seed=seed
@@ -156,7 +161,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     )
 
     query = np.concatenate(episode.query)
-    say(f"4/6 asking about {len(query):,} images of other patients, beside raw pixels and HOG")
+    say(f"4/7 asking about {len(query):,} images of other patients, beside raw pixels and HOG")
     vectors = encoder.encode(unseen.images)
     decisions = list(zip(query.tolist(), classifier.decide(vectors[query]), strict=True))
     report = _measure(encoder, vectors, unseen, task)
@@ -167,11 +172,18 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
     over_many = _measure(encoder, vectors, unseen, many)
     asked = time.monotonic()
 
-    say("5/6 deploying the comparison set: further patients calibrate it, the others are asked about")
+    say("5/7 deploying the comparison set: further patients calibrate it, the others are asked about")
     deployed = deploy_demo(out / "cases", encoder, unseen, vectors, query.tolist(), seed=seed)
     answered = time.monotonic()
 
-    say(f"6/6 embedding {len(unseen):,} images into an archive and searching it")
+    say("6/7 aligning the encoder with an archive's reports: sides of findings known by words alone, then with shots")
+    sided, start = two_sided(source), WORDS_SEED + 2 * seed
+    reported = _draw(out / "reported", sided, REPORTED_PATIENTS, 1, seed=start)
+    others = _draw(out / "sides", sided, WORDS_PATIENTS, 1, seed=start + 1)
+    worded = words_demo(encoder, reported, others, out / "words", seed=seed)
+    read = time.monotonic()
+
+    say(f"7/7 embedding {len(unseen):,} images into an archive and searching it")
     table = out / "unseen" / "manifest.csv"
     embed_archive(None, encoder, out / "archive", manifest=table, group="patient", progress=progress)
     with Archive.open(out / "archive") as archive:
@@ -210,6 +222,7 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
             for name, floor in floors.items()
         },
         "deployment": deployed.summary,
+        "words": worded.summary,
         "training": {
             "images": training.summary["images"],
             "classes": len(training.summary["classes"]),
@@ -226,11 +239,12 @@ def run_demo(out: Path, *, seed: int, say: Callable[[str], None], progress: bool
             "training": round(trained - drawn, 1),
             "few-shot": round(asked - trained, 1),
             "deployment": round(answered - asked, 1),
-            "archive": round(ended - answered, 1),
+            "words": round(read - answered, 1),
+            "archive": round(ended - read, 1),
         },
         "seconds": round(ended - began, 1),
     }
-    return DemoResult(summary, unseen, decisions, support, deployed, training, found, stored, out)
+    return DemoResult(summary, unseen, decisions, support, deployed, worded, training, found, stored, out)
 
 
 def _draw(folder: Path, findings: Sequence[str], patients: int, images: int, *, seed: int) -> Manifest:

@@ -50,6 +50,8 @@ def demo_command(
         out.print(f"  the same with {name}: {floor['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
     for line in deployment_lines(summary["deployment"]):
         out.print(line)
+    for line in words_lines(summary["words"]):
+        out.print(line)
     rows, found = summary["archive"]["rows"], summary["search"]
     out.print(f"{rows:,} images archived, precision at 5 {found['precision_at_5']:.3f} (chance {found['chance']:.2f})")
     out.print(f"{summary['seconds']:.0f} seconds; see {folder / PAGE}")
@@ -76,3 +78,20 @@ def deployment_lines(found: dict[str, Any]) -> list[str]:
         f"deployed ({found['head']}, {calibrated} other patients to calibrate on), {found['patients']} patients asked"
     )
     return [f"{head}: {', '.join(first)}" if first else head, f"  {'; '.join(second)}"]
+
+
+def words_lines(found: dict[str, Any]) -> list[str]:
+    """What words did, for the terminal."""
+    low, high = found["interval"]
+    general = found["generalized"]
+    lines = [
+        f"known by words alone, {len(found['unseen'])} findings on a side: accuracy {found['accuracy']:.3f} "
+        f"[{low:.3f}, {high:.3f}] (chance {found['chance']:.2f}); against {len(found['seen'])} seen ones too: "
+        f"S {general['S'][0]:.3f}, U {general['U'][0]:.3f}, H {general['H'][0]:.3f}"
+    ]
+    points = [
+        f"{point['k_shot']}: {point['both'][0]:.3f}"
+        + (f" ({point['shots alone'][0]:.3f} without words)" if "shots alone" in point else "")
+        for point in found["curve"]
+    ]
+    return [*lines, f"  words and shots together, by shots: {', '.join(points)}"]

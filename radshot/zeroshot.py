@@ -24,6 +24,7 @@ from .console import (
 )
 from .embedding import ENCODER_HELP
 from .manifest_options import Group, Image, Manifests, Where
+from .protocols import protocol_command
 from .sets import SetFolder
 from .words import DESCRIBE_HELP, Describe, Model
 
@@ -156,7 +157,7 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
     except ZeroShotError as error:
         note(f"gamma was not learnt: {error}")
     try:
-        priors = class_disjoint_priors(rows, texts, named, space, seed=seed)
+        priors = class_disjoint_priors(rows, texts, named, space)
         prior_shots = learn_prior_shots(
             rows,
             named,
@@ -470,7 +471,10 @@ def reports_command(
     words = Lexicon.builtin() if lexicon is None else Lexicon.read(lexicon, extend=Lexicon.builtin())
     data = read_with_texts(manifests, None, text=text, label=None, group=group, where=where, image=image)
     found = report_labels(data.texts, finding or None, uncertain=uncertain, lexicon=words)
-    found.frame(images=[str(path.absolute()) for path in data.images], groups=data.groups).to_csv(table, index=False)
+    frame = found.frame(images=[str(path.absolute()) for path in data.images], groups=data.groups)
+    named = [[name for name, value in zip(found.findings, row, strict=True) if value == 1] for row in found.table]
+    frame.insert(frame.columns.get_loc("image") + 1, "label", ["|".join(names) for names in named])
+    frame.to_csv(table, index=False)
     problems = [(str(data.images[i]), reason) for i, reason in found.problems]
     list_refused(problems)
     present, absent = (int((found.table == value).sum()) for value in (1, 0))
@@ -494,3 +498,4 @@ for _name, _function in (
     ("reports", reports_command),
 ):
     zeroshot_app.command(_name)(_function)
+zeroshot_app.command("protocol")(protocol_command)

@@ -45,7 +45,7 @@ class RidgeAlignment:
 
     Example:
         >>> images, texts = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[0.0, 2.0], [2.0, 0.0], [2.0, 2.0]]
-        >>> RidgeAlignment().fit(images, texts).map_.scores([[1.0, 0.1]], [[0.0, 2.0], [2.0, 0.0]]).argmax()
+        >>> int(RidgeAlignment().fit(images, texts).map_.scores([[1.0, 0.1]], [[0.0, 2.0], [2.0, 0.0]]).argmax())
         0
     """
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .alignment import RidgeAlignment
 from .errors import ZeroShotError
-from .generalized import CLASS_FOLDS
+from .generalized import CLASS_FOLDS, deal
 from .linear_map import checked_rows
 from .semantics import SemanticSpace
 
@@ -19,8 +19,6 @@ def class_disjoint_priors(
     texts: ArrayLike,
     labels: Sequence[Hashable],
     space: SemanticSpace,
-    *,
-    seed: int = 0,
 ) -> dict[str, tuple[tuple[str, ...], NDArray[np.float32]]]:
     """Predict where each class's images lie by maps that never saw an image of it.
 
@@ -29,7 +27,6 @@ def class_disjoint_priors(
         texts: (n, d) text vector of each; a row of zeros is an image without text.
         labels: n classes.
         space: Descriptions of the classes, with their sentences.
-        seed: Of the parts the classes are dealt into.
 
     Returns:
         Class -> its sentences and the unit vector (p,) each predicts in the image space: what
@@ -46,7 +43,7 @@ def class_disjoint_priors(
     classes = [name for name in space.classes if (named == name).any()]
     if len(classes) < 2:
         raise ZeroShotError(f"Leaving classes out takes two that have images; got {len(classes)}.")
-    part = np.random.default_rng(seed).permutation(len(classes)) % min(CLASS_FOLDS, len(classes))
+    part = deal(space.rows(classes), min(CLASS_FOLDS, len(classes)))
     found: dict[str, tuple[tuple[str, ...], NDArray[np.float32]]] = {}
     for number in range(int(part.max()) + 1):
         away = [name for name, own in zip(classes, part.tolist(), strict=True) if own == number]

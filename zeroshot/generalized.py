@@ -18,7 +18,7 @@ from episodes import patient_bootstrap
 
 from .alignment import Alignment
 from .errors import ZeroShotError
-from .linear_map import checked_rows
+from .linear_map import checked_rows, unit_rows
 from .semantics import SemanticSpace
 
 CLASS_FOLDS = 5
@@ -167,7 +167,10 @@ def evaluate_generalized(
     right = np.where(gamma < lead, right_seen, right_unseen).astype(np.float64)
     patients = _codes(groups, len(codes))
     of_seen = is_seen[codes]
-    s, u = (patient_bootstrap(right[part], codes[part], patients[part], seed=seed) for part in (of_seen, ~of_seen))
+    s, u = (  # drawn apart: were they to go up and down together, H would seem as unsure as either
+        patient_bootstrap(right[part], codes[part], patients[part], seed=own)
+        for part, own in ((of_seen, seed), (~of_seen, seed + 1))
+    )
     h = harmonic_mean(s.samples, u.samples)
     rng = np.random.default_rng(seed)
     areas = [
@@ -209,7 +212,7 @@ def choose_gamma(
         texts: (n, d) text vector of each image, to learn from instead of its class's vector; a row of zeros is an image
             without text, and is not learnt from.
         groups: n patients; None counts each image as one.
-        seed: Of the parts.
+        seed: Of the part of the patients.
 
     Raises:
         ZeroShotError: Fewer than four seen classes.
@@ -221,9 +224,9 @@ def choose_gamma(
     codes = np.array([names.index(str(label)) for label in labels])
     patients = _codes(groups, len(rows))
     rng = np.random.default_rng(seed)
-    class_part = rng.permutation(len(names)) % min(CLASS_FOLDS, len(names) // 2)
-    patient_part = rng.permutation(patients.max() + 1) % CLASS_FOLDS
     vectors = space.rows(names)
+    class_part = deal(vectors, min(CLASS_FOLDS, len(names) // 2))
+    patient_part = rng.permutation(patients.max() + 1) % CLASS_FOLDS
     targets = vectors[codes] if texts is None else checked_rows(texts, vectors.shape[1], "Text vectors", "of the space")
     told = np.asarray(np.linalg.norm(targets, axis=1) > 0)
     curves = []
@@ -242,6 +245,28 @@ def choose_gamma(
     mean = np.mean([_harmonic_at(curve, candidates) for curve in curves], axis=0)
     best = np.flatnonzero(mean >= mean.max() - 1e-12)
     return float(candidates[best[len(best) // 2]])
+
+
+def deal(vectors: NDArray[np.float64], parts: int) -> NDArray[np.intp]:
+    """Deal classes into parts so that those most alike are parted: a class never seen is rarely alone of its kind.
+
+    Args:
+        vectors: (c, d) their semantic vectors.
+        parts: How many.
+
+    Returns:
+        The part of each class, (c,).
+    """
+    rows = unit_rows(vectors - vectors.mean(axis=0))
+    alike = rows @ rows.T
+    chain, left = [0], set(range(1, len(rows)))
+    while left:  # from each class to the one most like it
+        following = max(sorted(left), key=lambda code: alike[chain[-1], code])
+        chain.append(following)
+        left.remove(following)
+    part = np.empty(len(rows), dtype=np.intp)
+    part[chain] = np.arange(len(rows)) % parts
+    return part
 
 
 def _harmonic_at(curve: SeenUnseenCurve, gammas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -110,6 +110,11 @@ def train_by_text(
     )
     cache.fill()
     kept = told[cache.kept]
+    if len(kept) < 2 * settings.batch:
+        raise ZeroShotError(
+            f"Training by text takes at least {2 * settings.batch} images with a text; of {len(told):,} that have one "
+            f"{len(kept):,} can be read."
+        )
     pixels = torch.from_numpy(np.asarray(cache.pixels)[cache.kept])  # uint8 (n, h, w)
     mean, std = _grey_levels(pixels.numpy())
     form = replace(form, mean=(mean,), std=(std,))

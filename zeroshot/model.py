@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embeddings import EncoderMismatch, load_text_encoder
+from embeddings import EncoderError, EncoderMismatch, load_text_encoder
 
 from .alignment import Alignment, RidgeAlignment, make_alignment
 from .errors import ZeroShotError
@@ -299,7 +299,9 @@ class ZeroShotModel:
             raise ZeroShotError(
                 f"'{target}' holds no zero-shot model: make one with `radshot zeroshot fit --out {target}`."
             ) from None
-        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, SafetensorError) as error:
+        except (ZeroShotError, EncoderError):
+            raise
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
             raise ZeroShotError(
                 f"The model in '{target}' cannot be read ({type(error).__name__}): fit it anew."
             ) from None

@@ -1,0 +1,689 @@
+"""Classes known by words: Z1, Z2, the curve from 0 to 20 shots, unseen combinations, COVID-19 from notes.
+
+    RADSHOT_DATA=... python benchmarks/zeroshot_encoders.py
+    RADSHOT_DATA=... python benchmarks/zeroshot.py [--only z1 z2 curve phantoms covid]
+
+Prints Markdown and keeps figures in runs/zeroshot/results.json. Settings were chosen within medpix2's training split;
+its dev split is read here only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tasks import SEEN_LOCATIONS, UNSEEN_LOCATIONS, data_folder
+from zeroshot_encoders import RUNS, TRAINING, Medpix, encoder, medpix
+
+from embeddings import Encoder, HogEncoder, TextEncoder, TfidfTextEncoder, load_text_encoder, train_text_encoder
+from episodes import Manifest, make_phantoms, patient_bootstrap, ranking_score
+from fewshot import ClassPrior, PrototypeClassifier, WordsAndShotsClassifier, learn_prior_shots
+from zeroshot import (
+    AleAlignment,
+    Alignment,
+    CcaAlignment,
+    ContrastiveAlignment,
+    EszslAlignment,
+    Interval,
+    LinearMap,
+    MultiView,
+    RidgeAlignment,
+    SemanticSpace,
+    built_in_descriptions,
+    built_in_traits,
+    choose_gamma,
+    evaluate_generalized,
+    from_descriptions,
+    from_traits,
+    mark_all,
+    retrieval,
+    self_train,
+    train_by_text,
+)
+from zeroshot.disjoint import class_disjoint_priors
+from zeroshot.linear_map import unit_rows
+
+Rows = NDArray[np.float64]
+ALIGNMENTS: dict[str, Callable[[], Alignment]] = {
+    "linear map (peer)": lambda: RidgeAlignment(alpha=0.01, direction="to-text"),
+    "ESZSL as published (peer)": lambda: EszslAlignment(balanced=False),
+    "ESZSL, balanced": EszslAlignment,
+    "ridge to text": lambda: RidgeAlignment(direction="to-text"),
+    "ridge to image": RidgeAlignment,
+    "ALE": AleAlignment,
+    "contrastive": ContrastiveAlignment,
+    "CCA": CcaAlignment,
+}
+"""Name -> maker; the first two are the peers."""
+
+MAIN = "CCA"
+"""The alignment that was chosen on the training split."""
+
+DRAWS = 2000
+results: dict[str, Any] = {}
+
+
+def say(line: str = "") -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a Markdown table."""
+    say("| " + " | ".join(header) + " |")
+    say("|" + "---|" * len(header))
+    for row in rows:
+        say("| " + " | ".join(str(cell) for cell in row) + " |")
+    say()
+
+
+def vectors_of(made: Encoder, images: Sequence[Any], name: str) -> NDArray[np.float32]:
+    """Return an encoder's vectors, kept under runs/zeroshot."""
+    file = RUNS / "vectors" / f"{name}-{made.fingerprint[:12]}.npy"
+    if file.exists():
+        return np.load(file)
+    rows = made.encode(images)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, rows)
+    return rows
+
+
+def side_by_side(parts: Sequence[NDArray[np.float32]], learnt: NDArray[np.bool_]) -> Rows:
+    """Put vectors of several encoders side by side, each centred on the images learnt from and of unit length."""
+    return np.hstack([unit_rows(part.astype(np.float64) - part[learnt].mean(axis=0)) for part in parts])
+
+
+def balanced(right: NDArray[np.bool_], classes: Sequence[object], patients: Sequence[object]) -> Interval:
+    """Class-balanced mean with its interval over patients."""
+    found = patient_bootstrap(right, codes(classes), codes(patients), draws=DRAWS)
+    return Interval(found.estimate, found.low, found.high)
+
+
+def codes(values: Sequence[object]) -> NDArray[np.intp]:
+    """Values as numbers."""
+    return np.unique(np.asarray([str(value) for value in values]), return_inverse=True)[1].astype(np.intp)
+
+
+def mean_auroc(scores: Rows, truth: Sequence[object], classes: Sequence[str]) -> float:
+    """Mean over classes of the one-against-rest AUROC."""
+    found = [ranking_score(np.array([str(t) == name for t in truth]), scores[:, i]) for i, name in enumerate(classes)]
+    return float(np.mean([one.auroc for one in found if one.auroc is not None]))
+
+
+def text_encoders(data: Medpix) -> dict[str, tuple[TextEncoder, list[str]]]:
+    """Text encoders fitted on the training split, with the texts an alignment learns from."""
+    rows = np.flatnonzero(data.train)
+    captions, reports = ([texts[i] for i in rows] for texts in (data.caption, data.report))
+    bert = RUNS / "bert"
+    if not (bert / "text_encoder.json").exists():
+        train_text_encoder(reports, bert, dim=128, epochs=20)
+    return {
+        "TF-IDF, captions": (TfidfTextEncoder(dim=128).fit(captions), data.caption),
+        "TF-IDF, captions + findings": (TfidfTextEncoder(dim=128).fit(reports), data.report),
+        "BERT trained here": (load_text_encoder(str(bert)), data.report),
+    }
+
+
+def z1() -> None:
+    """Zero-shot category and modality, and retrieval, on dev."""
+    data = medpix()
+    dev = ~data.train
+    train = np.flatnonzero(data.train)
+    encoded = {name: vectors_of(encoder(name, data), data.images, "medpix2") for name in ("words", "words+labels")}
+    hog = vectors_of(HogEncoder(64), data.images, "medpix2")
+    sides = {
+        "(a) never given location labels": side_by_side([encoded["words"], hog], data.train),
+        "(b) given location labels": side_by_side([encoded["words+labels"], hog], data.train),
+        "(a), HOG alone": side_by_side([hog], data.train),
+        "(a), network alone": side_by_side([encoded["words"]], data.train),
+    }
+    texts = text_encoders(data)
+    anatomy, modality = built_in_descriptions("anatomy"), built_in_descriptions("modality")
+    cases = [data.cases[i] for i in np.flatnonzero(dev)]
+    captions = [data.caption[i] for i in np.flatnonzero(dev)]
+    for row, x in sides.items():
+        lines = []
+        chosen = (
+            texts
+            if row in ("(a) never given location labels", "(b) given location labels")
+            else {"TF-IDF, captions + findings": texts["TF-IDF, captions + findings"]}
+        )
+        for text_name, (words, said) in chosen.items():
+            t = words.encode(said).astype(np.float64)
+            told = train[np.linalg.norm(t[train], axis=1) > 0]
+            spaces = [from_descriptions(what, words) for what in (anatomy, modality)]
+            shown = words.encode(captions).astype(np.float64)
+            for name, make in ALIGNMENTS.items():
+                if text_name == "BERT trained here" and name == "ALE":
+                    continue
+                found = make().fit(x[told], t[told]).map_
+                cells = []
+                for space, truth in zip(spaces, (data.category[dev], data.modality[dev]), strict=True):
+                    scores = found.scores(x[dev], space.vectors)
+                    right = np.asarray(space.classes, dtype=object)[scores.argmax(axis=1)] == truth
+                    cells += [balanced(right, truth, cases), mean_auroc(scores, truth, space.classes)]
+                hits = retrieval(found.scores(x[dev], shown), captions, groups=cases)
+                to_image = "/".join(f"{hits.text_to_image[k].estimate:.2f}" for k in (1, 5, 10))
+                to_text = "/".join(f"{hits.image_to_text[k].estimate:.2f}" for k in (1, 5, 10))
+                r10 = hits.text_to_image[10]
+                lines.append(
+                    (text_name, name, cells[0], f"{cells[1]:.3f}", cells[2], f"{cells[3]:.3f}", to_image, r10, to_text)
+                )
+                results[f"z1 | {row} | {text_name} | {name}"] = [str(cell) for cell in lines[-1][2:]]
+        say(f"**Row {row}**; {int(dev.sum())} images of {len(set(cases))} cases\n")
+        table(
+            ("text encoder", "alignment", "category, balanced accuracy", "AUROC", "modality", "AUROC",
+             "caption to image R@1/5/10", "R@10, 95 %", "image to caption R@1/5/10"),
+            lines,
+        )  # fmt: skip
+
+
+def medpix_spaces(words: TextEncoder, reports: Rows, names: Sequence[str]) -> dict[str, SemanticSpace]:
+    """The three semantic spaces of locations; reports are those most like a description, whoever wrote them."""
+    described = from_descriptions({name: built_in_descriptions("locations")[name] for name in names}, words)
+    mean = reports.mean(axis=0)
+    near = unit_rows(reports - mean) @ unit_rows(described.vectors - mean).T  # (reports, classes)
+    mentioned = np.stack([unit_rows(reports)[np.argsort(-near[:, c])[:20]].mean(axis=0) for c in range(len(names))])
+    return {
+        "descriptions": described,
+        "reports": SemanticSpace("reports", tuple(names), mentioned, None, {}, {}),
+        "traits": from_traits({name: built_in_traits("locations")[name] for name in names}),
+    }
+
+
+def seen_vectors(data: Medpix, learnt: NDArray[np.bool_]) -> Rows:
+    """Vectors of an encoder that never saw an unseen location, beside HOG."""
+    made = encoder("words, seen", data)
+    return side_by_side(
+        [vectors_of(made, data.images, "medpix2"), vectors_of(HogEncoder(64), data.images, "medpix2")], learnt
+    )
+
+
+def z2() -> None:
+    """Generalized zero-shot over locations: five seen, five unseen."""
+    data = medpix()
+    seen, unseen = list(SEEN_LOCATIONS), list(UNSEEN_LOCATIONS)
+    names = seen + unseen
+    learnt = data.train & np.isin(data.location, seen)
+    asked = np.isin(data.location, unseen) | (~data.train & np.isin(data.location, seen))
+    x = seen_vectors(data, learnt)
+    rows, queries = np.flatnonzero(learnt), np.flatnonzero(asked)
+    words = TfidfTextEncoder(dim=128).fit([data.report[i] for i in rows])
+    t = words.encode(data.report).astype(np.float64)
+    spaces = medpix_spaces(words, t[rows], names)
+    labels, truth = [str(data.location[i]) for i in rows], [str(data.location[i]) for i in queries]
+    cases, owners = [data.cases[i] for i in rows], [data.cases[i] for i in queries]
+    judge = partial(evaluate_generalized, labels=truth, classes=names, seen=seen, groups=owners, draws=300)
+    described = spaces["descriptions"]
+    class_rows = described.rows(labels)
+    kept: dict[str, tuple[Rows, float]] = {}
+    lines = []
+    for name, make in ALIGNMENTS.items():
+        for what, targets in (("classes", class_rows), ("reports", t[rows])):
+            scores = make().fit(x[rows], targets).map_.scores(x[queries], described.vectors)
+            gamma = choose_gamma(
+                x[rows], labels, described, make, texts=None if what == "classes" else targets, groups=cases
+            )
+            kept[f"{name}, {what}"] = scores, gamma
+            for used in (0.0, gamma):
+                report = judge(scores, gamma=used)
+                lines.append((name, what, f"{used:.3f}", report.seen, report.unseen, report.harmonic, report.area))
+                results[f"z2 | {name} | {what} | {'stacked' if used else 'plain'}"] = str(report)
+    say(
+        f"Learnt on {len(rows):,} images of {len(set(cases))} cases; asked about {len(queries):,} of {len(set(owners))}.\n"
+    )
+    table(("alignment", "learnt from", "gamma", "S", "U", "H", "AUSUC"), lines)
+
+    # Spaces: each alone, then together; gamma is chosen for each on seen classes.
+    lines, together = [], {}
+    combos = {
+        "descriptions": ("descriptions",),
+        "reports": ("reports",),
+        "traits": ("traits",),
+        "descriptions + reports": ("descriptions", "reports"),
+        "descriptions + reports + traits": ("descriptions", "reports", "traits"),
+    }
+    for name, views in combos.items():
+        scores, gamma = multiview(x, rows, queries, labels, cases, spaces, views, names, t, seen)
+        together[name] = scores, gamma
+        report = judge(scores, gamma=gamma)
+        lines.append((name, f"{gamma:.3f}", report.seen, report.unseen, report.harmonic, report.area))
+        results[f"z2 spaces | {name}"] = str(report)
+    found = self_train(x[rows], t[rows], x[queries], described.vectors, ALIGNMENTS[MAIN])
+    scores, gamma = found.scores(x[queries], described.vectors), kept[f"{MAIN}, reports"][1]
+    together["self-training"] = scores, gamma
+    report = judge(scores, gamma=gamma)
+    lines.append(("self-training on the queries (transductive)", f"{gamma:.3f}", report.seen, report.unseen,
+                  report.harmonic, report.area))  # fmt: skip
+    say(f"Spaces, by {MAIN}; the text views learn from reports, the traits from classes.\n")
+    table(("spaces", "gamma", "S", "U", "H", "AUSUC"), lines)
+
+    best = f"{MAIN}, reports"
+    pairs = [
+        ("stacking", kept[best], (kept[best][0], 0.0)),
+        (f"{MAIN} against ESZSL as published", kept[best], (kept["ESZSL as published (peer), classes"][0], 0.0)),
+        (f"{MAIN} against the linear map", kept[best], (kept["linear map (peer), classes"][0], 0.0)),
+        (f"{MAIN} against stacked ESZSL", kept[best], kept["ESZSL as published (peer), classes"]),
+        (f"{MAIN} against the stacked linear map", kept[best], kept["linear map (peer), classes"]),
+        ("second space", together["descriptions + reports"], together["descriptions"]),
+        ("third space", together["descriptions + reports + traits"], together["descriptions + reports"]),
+        ("self-training", together["self-training"], kept[best]),
+    ]
+    say("Paired differences of H, over patients:\n")
+    lines = []
+    for name, first, second in pairs:
+        gaps = harmonic_samples(*first, truth, names, seen, owners) - harmonic_samples(
+            *second, truth, names, seen, owners
+        )
+        point = judge(first[0], gamma=first[1]).harmonic.estimate - judge(second[0], gamma=second[1]).harmonic.estimate
+        low, high = np.quantile(gaps, [0.025, 0.975])
+        lines.append((name, f"{point:+.3f} [{low:+.3f}, {high:+.3f}]"))
+        results[f"z2 difference | {name}"] = lines[-1][1]
+    table(("gain", "difference of H"), lines)
+
+
+def multiview(
+    x: Rows,
+    rows: NDArray[np.intp],
+    queries: NDArray[np.intp],
+    labels: Sequence[str],
+    cases: Sequence[str],
+    spaces: dict[str, SemanticSpace],
+    views: Sequence[str],
+    names: Sequence[str],
+    t: Rows,
+    seen: Sequence[str],
+) -> tuple[Rows, float]:
+    """Scores of the queries by several spaces, and gamma as seen classes choose it."""
+
+    def targets(own: NDArray[np.intp]) -> dict[str, Rows]:
+        place = {row: i for i, row in enumerate(rows.tolist())}
+        named = [labels[place[row]] for row in own.tolist()]
+        return {view: spaces[view].rows(named) if view == "traits" else t[own] for view in views}
+
+    def scored(own: NDArray[np.intp], asked: NDArray[np.intp], among: Sequence[str]) -> Rows:
+        fitted = MultiView(make=ALIGNMENTS[MAIN]).fit(x[own], targets(own))
+        return fitted.scores(x[asked], {view: spaces[view].rows(among) for view in views})
+
+    # As choose_gamma does: some seen classes play the unseen, a fifth of the cases play seen queries.
+    from zeroshot import harmonic_mean, seen_unseen_curve
+
+    rng = np.random.default_rng(0)
+    part = rng.permutation(len(seen)) % 2
+    owner = codes(cases)
+    fold = rng.permutation(owner.max() + 1) % 5
+    label_codes = np.array([list(seen).index(label) for label in labels])
+    curves = []
+    for number in range(2):
+        is_seen = part != number
+        held = fold[owner] == number
+        own = is_seen[label_codes] & ~held
+        ask = ~is_seen[label_codes] | held
+        curves.append(seen_unseen_curve(scored(rows[own], rows[ask], seen), label_codes[ask], is_seen))
+    grid = np.unique(np.concatenate([curve.gammas[np.isfinite(curve.gammas)] for curve in curves]))
+
+    def at(curve: Any) -> Rows:
+        place = np.searchsorted(curve.gammas, grid, side="right") - 1
+        return harmonic_mean(curve.seen[place], curve.unseen[place])
+
+    mean = np.mean([at(curve) for curve in curves], axis=0)
+    best = np.flatnonzero(mean >= mean.max() - 1e-12)
+    return scored(rows, queries, names), float(grid[best[len(best) // 2]])
+
+
+def harmonic_samples(
+    scores: Rows, gamma: float, truth: Sequence[str], names: Sequence[str], seen: Sequence[str], owners: Sequence[str]
+) -> Rows:
+    """H in each resample of patients; the same resamples for every classifier."""
+    mask = np.array([name in seen for name in names])
+    answers = (scores - gamma * mask).argmax(axis=1)
+    target = np.array([list(names).index(label) for label in truth])
+    right, of_seen, patients = answers == target, mask[target], codes(owners)
+    s, u = (
+        patient_bootstrap(right[part], target[part], patients[part], draws=DRAWS).samples
+        for part in (of_seen, ~of_seen)
+    )
+    return 2 * s * u / np.maximum(s + u, 1e-12)
+
+
+def curve() -> None:
+    """From 0 to 20 shots on medpix2's unseen locations: shots, words, both."""
+    data = medpix()
+    learnt = data.train & np.isin(data.location, SEEN_LOCATIONS)
+    x = seen_vectors(data, learnt)
+    rows = np.flatnonzero(learnt)
+    words = TfidfTextEncoder(dim=128).fit([data.report[i] for i in rows])
+    t = words.encode(data.report).astype(np.float64)
+    asked = np.flatnonzero(np.isin(data.location, UNSEEN_LOCATIONS))
+    descriptions = built_in_descriptions("locations")
+    space_seen = from_descriptions({name: descriptions[name] for name in SEEN_LOCATIONS}, words)
+    space = from_descriptions({name: descriptions[name] for name in UNSEEN_LOCATIONS}, words)
+    labels = [str(data.location[i]) for i in rows]
+    draw_curve(
+        "medpix2, five unseen locations",
+        x,
+        rows,
+        t,
+        labels,
+        [data.cases[i] for i in rows],
+        space_seen,
+        space,
+        asked,
+        [str(data.location[i]) for i in asked],
+        [data.cases[i] for i in asked],
+    )
+
+
+def draw_curve(
+    title: str,
+    x: Rows,
+    rows: NDArray[np.intp],
+    t: Rows,
+    labels: Sequence[str],
+    cases: Sequence[str],
+    space_seen: SemanticSpace,
+    space: SemanticSpace,
+    asked: NDArray[np.intp],
+    truth: Sequence[str],
+    owners: Sequence[str],
+) -> None:
+    """Learn prior_shots on seen classes, then measure at 0 to 20 shots on the same episodes."""
+    held = class_disjoint_priors(x[rows], t[rows], labels, space_seen)
+    center = x[rows].mean(axis=0)
+    worth = learn_prior_shots(
+        x[rows], labels, {name: ClassPrior(*prior) for name, prior in held.items()}, center=center, groups=cases
+    )
+    to_image = RidgeAlignment().fit(x[rows], t[rows]).map_
+    priors = {
+        name: ClassPrior(space.phrases[name], to_image.texts(space.phrase_vectors[name]).astype(np.float32))
+        for name in space.classes
+    }
+    owned: dict[str, dict[str, list[int]]] = {}
+    for i, label, owner in zip(asked.tolist(), truth, owners, strict=True):
+        owned.setdefault(label, {}).setdefault(owner, []).append(i)
+    lines = []
+    points: dict[str, list[tuple[int, float, float, float]]] = {"shots alone": [], "words alone": [], "both": []}
+    for k in (0, 1, 2, 3, 5, 10, 20):
+        able = sorted(name for name, own in owned.items() if len(own) > k)
+        if len(able) < 2:
+            continue
+        outcomes = episodes_at(k, able, owned, x, priors, worth, center)
+        right = {name: np.array([one[name] for one in outcomes]) for name in points}
+        klass, patient = codes([one["class"] for one in outcomes]), codes([one["patient"] for one in outcomes])
+        cells: list[object] = [k, f"{len(able)}-way", f"{len(set(patient.tolist()))}"]
+        samples = {}
+        for name in points:
+            if k == 0 and name == "shots alone":
+                cells.append("-")
+                continue
+            found = patient_bootstrap(right[name], klass, patient, draws=DRAWS)
+            samples[name] = found
+            cells.append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
+            points[name].append((k, found.estimate, found.low, found.high))
+        for other in ("shots alone", "words alone"):
+            if other in samples:
+                gap = samples["both"].samples - samples[other].samples
+                low, high = np.quantile(gap, [0.025, 0.975])
+                cells.append(f"{samples['both'].estimate - samples[other].estimate:+.3f} [{low:+.3f}, {high:+.3f}]")
+            else:
+                cells.append("-")
+        lines.append(cells)
+        results[f"curve | {title} | {k}"] = [str(cell) for cell in cells]
+    say(f"**{title}**; prior_shots {worth:.2f}, learnt on {len(set(labels))} seen classes\n")
+    table(("shots", "ways", "patients", "shots alone", "words alone", "both", "both - shots", "both - words"), lines)
+    results[f"curve points | {title}"] = points
+
+
+def episodes_at(
+    k: int,
+    able: Sequence[str],
+    owned: dict[str, dict[str, list[int]]],
+    x: Rows,
+    priors: dict[str, ClassPrior],
+    worth: float,
+    center: Rows,
+    n_episodes: int = 200,
+    n_query: int = 15,
+) -> list[dict[str, Any]]:
+    """Episodes of k distinct patients per class; no patient supports a class and is asked about."""
+    rng = np.random.default_rng(k)
+    outcomes = []
+    told = {name: priors[name] for name in able}
+    for _ in range(n_episodes if k else 20):
+        support, support_labels, groups, queries = [], [], [], []
+        barred: set[str] = set()
+        order = {name: rng.permutation(list(owned[name])).tolist() for name in able}
+        for name in able:
+            for patient in order[name][:k]:
+                support.append(int(rng.choice(owned[name][patient])))
+                support_labels.append(name)
+                groups.append(patient)
+                barred.add(patient)
+        for name in able:
+            images = [(i, p) for p in order[name][k:] if p not in barred for i in owned[name][p]]
+            for place in rng.permutation(len(images))[:n_query].tolist():
+                queries.append((*images[place], name))
+        asked = x[[i for i, _, _ in queries]].astype(np.float32)
+        answers = {
+            "words alone": WordsAndShotsClassifier(told, prior_shots=worth, center=center)
+            .fit(np.empty((0, x.shape[1])), [])
+            .predict(asked)
+        }
+        if k:
+            rows = x[support].astype(np.float32)
+            answers["shots alone"] = (
+                PrototypeClassifier(center=center).fit(rows, support_labels, groups=groups).predict(asked)
+            )
+            answers["both"] = (
+                WordsAndShotsClassifier(told, prior_shots=worth, center=center)
+                .fit(rows, support_labels, groups=groups)
+                .predict(asked)
+            )
+        else:
+            answers["both"] = answers["words alone"]
+            answers["shots alone"] = np.array([None] * len(queries), dtype=object)
+        for place, (_, patient, name) in enumerate(queries):
+            outcomes.append(
+                {"class": name, "patient": patient}
+                | {who: float(found[place] == name) for who, found in answers.items()}
+            )
+    return outcomes
+
+
+COMBOS = ("effusion", "pneumothorax", "consolidation", "atelectasis", "mass", "nodule")
+"""Findings whose sides are told apart."""
+
+
+def phantoms() -> None:
+    """Unseen combinations of finding and side, recognised from text; and the curve on them."""
+    drawn = make_phantoms(COMBOS, patients_per_finding=300, size=(96, 88), seed=11)
+    side = [shown[0].side for shown in drawn.findings]
+    finding = [shown[0].name for shown in drawn.findings]
+    kept = np.array([entry in ("left", "right") for entry in side])
+    unseen = {(name, ("left", "right")[i % 2]) for i, name in enumerate(COMBOS)}
+    combo = [f"{name}, {where}" for name, where in zip(finding, side, strict=True)]
+    is_unseen = np.array([(name, where) in unseen for name, where in zip(finding, side, strict=True)])
+    patients = list(drawn.patients)
+    test = np.array([int(patient[-4:], 16) % 4 == 0 for patient in patients])
+    learnt = kept & ~is_unseen & ~test
+    rows = np.flatnonzero(learnt)
+    marked = mark_all(list(drawn.reports))
+    words = TfidfTextEncoder(dim=128).fit([marked[i] for i in rows])
+    images = [np.asarray(image) for image in drawn.images]
+    folder = RUNS / "phantoms"
+    if (folder / "encoder.json").exists():
+        from embeddings import load_encoder
+
+        made: Any = load_encoder(str(folder))
+    else:
+        from dataclasses import replace
+
+        made = train_by_text(
+            [images[i] for i in rows], [marked[i] for i in rows], words,
+            groups=[patients[i] for i in rows], config=replace(TRAINING, epochs=40),
+            progress=lambda epoch, of, loss: sys.stderr.write(f"phantoms: epoch {epoch} of {of}, loss {loss:.3f}\n"),
+        )  # fmt: skip
+        made.save(folder)
+    x = vectors_of(made, images, "phantoms").astype(np.float64)
+    t = words.encode(marked).astype(np.float64)
+    names = sorted(set(np.asarray(combo)[kept]))
+    described = from_descriptions({name: combo_sentences(name) for name in names}, words)
+    seen = [name for name in names if tuple(name.split(", ")) not in unseen]
+    found = ALIGNMENTS[MAIN]().fit(x[rows], t[rows]).map_
+    asked = np.flatnonzero(kept & (is_unseen | test))
+    truth, owners = [combo[i] for i in asked], [patients[i] for i in asked]
+    gamma = choose_gamma(
+        x[rows],
+        [combo[i] for i in rows],
+        described,
+        ALIGNMENTS[MAIN],
+        texts=t[rows],
+        groups=[patients[i] for i in rows],
+    )
+    scores = found.scores(x[asked], described.vectors)
+    for used in (0.0, gamma):
+        report = evaluate_generalized(scores, truth, names, seen, gamma=used, groups=owners, draws=300)
+        say(f"phantoms, 6 seen and 6 unseen combinations of finding and side: {report}\n")
+        results[f"phantoms | {'stacked' if used else 'plain'}"] = str(report)
+    own = np.flatnonzero([name not in seen for name in truth])
+    columns = [names.index(name) for name in names if name not in seen]
+    guesses = scores[np.ix_(own, columns)].argmax(axis=1)
+    right = np.array([names[columns[g]] == truth[i] for g, i in zip(guesses, own, strict=True)])
+    conventional = balanced(right, [truth[i] for i in own], [owners[i] for i in own])
+    say(f"among the 6 unseen alone: {conventional} (chance .17)\n")
+    results["phantoms | unseen alone"] = str(conventional)
+    table(
+        ("unseen combination", "right"),
+        [(name, f"{value:.3f}") for name, value in report.per_class.items() if name not in seen],
+    )
+    draw_curve(
+        "phantoms, six unseen combinations of finding and side",
+        x, rows, t, [combo[i] for i in rows], [patients[i] for i in rows],
+        described.only(seen), described.only([name for name in names if name not in seen]),
+        asked[own], [truth[i] for i in own], [owners[i] for i in own],
+    )  # fmt: skip
+
+
+def combo_sentences(name: str) -> list[str]:
+    """What a report would say of a finding on a side, in words the phantoms' reports know."""
+    finding, side = name.split(", ")
+    terms = [
+        term
+        for term in built_in_descriptions("phantoms")[finding].present
+        if not term.startswith(("There", "Find", "The"))
+    ]
+    return [f"{term.rstrip('.')} on the {side}." for term in terms] + [f"{term.rstrip('.')}, {side}." for term in terms]
+
+
+LABEL_WORDS = re.compile(
+    r"\b(covid\w*|corona\w*|sars\w*|ncov\w*|2019-ncov|mers\w*|pneumocyst\w*|pcp|jirovec\w*|carinii|streptococ\w*|klebsiella|"
+    r"legionel\w*|mycoplasm\w*|chlamyd\w*|influenza\w*|varicella\w*|chickenpox|lipoid|e\.?\s?coli|escherichia|ards|"
+    r"pandemic|wuhan|pcr|rt-pcr|swab\w*|novel|virus\w*|viral|bacteri\w*|fung\w*|hiv|aids)\b",
+    re.IGNORECASE,
+)
+"""Words of a note that name its label or how it was found."""
+
+
+def covid() -> None:
+    """COVID-19 against other findings, described in words; notes without label words."""
+    manifest = Manifest.read(
+        data_folder() / "covid_chestxray" / "manifest.csv",
+        label="finding",
+        group="split_group",
+        where="modality = 'X-ray' AND view != 'L'",
+    )
+    column = manifest.table.fillna("")
+    notes = [LABEL_WORDS.sub(" ", str(text)) for text in column["clinical_notes"]]
+    images = [str(path) for path in manifest.images]
+    fold = column["fold"].astype(int).to_numpy()
+    truth = np.array([label.startswith("COVID-19") for label in manifest.labels])
+    from embeddings import load_encoder
+
+    made = load_encoder("runs/methods/T2-conv4-siamese-multi-similarity-seed0")
+    parts = [vectors_of(made, images, "covid"), vectors_of(HogEncoder(64), images, "covid")]
+    described = {
+        "COVID-19": [
+            "Bilateral peripheral patchy ground glass opacities, more in the lower zones.",
+            "Multifocal bilateral airspace opacities in a patient with fever, dry cough and dyspnea.",
+            "Bilateral interstitial and alveolar infiltrates with low oxygen saturation and lymphopenia.",
+        ],
+        "other": [
+            "Lobar consolidation with air bronchograms in a single lobe.",
+            "Cavitary lesion, pleural effusion or empyema with productive cough.",
+            "Perihilar granular opacities or a normal chest radiograph without infiltrate.",
+        ],
+    }
+    scores = np.full(len(images), np.nan)
+    site = column["url"].astype(str).str.extract(r"https?://(?:www\.)?([^/]+)", expand=False).fillna("none").to_numpy()
+    by_site = np.full(len(images), np.nan)
+    for number in range(5):
+        train, test = fold != number, fold == number
+        x = side_by_side(parts, train)
+        own = np.flatnonzero(train & np.array([bool(note.strip()) for note in notes]))
+        words = TfidfTextEncoder(dim=64).fit(mark_all([notes[i] for i in own]))
+        t = words.encode(mark_all([notes[i] for i in own])).astype(np.float64)
+        told = np.linalg.norm(t, axis=1) > 0
+        space = from_descriptions(described, words, prepare=mark_all)
+        found: LinearMap = ALIGNMENTS[MAIN]().fit(x[own[told]], t[told]).map_
+        both = found.scores(x[test], space.vectors)
+        scores[test] = both[:, 0] - both[:, 1]
+        rate = {name: truth[train & (site == name)].mean() for name in set(site[train])}
+        by_site[test] = [rate.get(name, truth[train].mean()) for name in site[test]]
+    groups = np.asarray(manifest.groups or (), dtype=object)
+    lines = []
+    for title, who in (
+        ("all frontal radiographs", np.ones(len(images), dtype=bool)),
+        ("those of the commonest site alone", site == max(set(site), key=list(site).count)),
+        (
+            "against other pneumonias (no healthy chests)",
+            np.array([label != "No Finding" for label in manifest.labels]),
+        ),
+    ):
+        lines.append((title, int(truth[who].sum()), int((~truth[who]).sum()), auroc_interval(scores[who], truth[who], groups[who]),
+                      auroc_interval(by_site[who], truth[who], groups[who])))  # fmt: skip
+        results[f"covid | {title}"] = [str(cell) for cell in lines[-1]]
+    table(("images", "COVID-19", "others", "AUROC by description", "AUROC of the web site alone"), lines)
+
+
+def auroc_interval(scores: Rows, truth: NDArray[np.bool_], groups: NDArray[Any], draws: int = 1000) -> str:
+    """AUROC with an interval over patients."""
+    found = ranking_score(truth, scores)
+    if found.auroc is None:
+        return "-"
+    who = codes(groups.tolist())
+    rng = np.random.default_rng(0)
+    samples = []
+    members = [np.flatnonzero(who == code) for code in range(who.max() + 1)]
+    for _ in range(draws):
+        own = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        one = ranking_score(truth[own], scores[own])
+        if one.auroc is not None:
+            samples.append(one.auroc)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return f"{found.auroc:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"z1": z1, "z2": z2, "curve": curve, "phantoms": phantoms, "covid": covid}
+    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    for name in parser.parse_args().only:
+        say(f"### {name}\n")
+        parts[name]()
+        file = RUNS / "results.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps({**before, **results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
