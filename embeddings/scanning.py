@@ -80,7 +80,7 @@ def _scan(archive: Archive, scorer: Scorer, k: int, among: Collection[str] | Non
         segments = [segment for segment in store.segments(connection) if segment.live]
         for number, segment in enumerate(segments):
             if chosen is not None:
-                places = np.sort(chosen[chosen[:, 0] == segment.key, 1])
+                places = np.unique(chosen[chosen[:, 0] == segment.key, 1])  # who is named twice is looked at once
             else:
                 query = "SELECT position FROM rows WHERE segment = ? ORDER BY position"
                 places = np.fromiter((row[0] for row in connection.execute(query, (segment.key,))), dtype=np.int64)

@@ -220,7 +220,8 @@ class Deployment:
 
     @cached_property
     def _mean(self) -> NDArray[np.float64]:
-        return check_center(self._center, self._support.vectors.shape[1])
+        center = self._center if self._words is None else self._words.center  # the one the head decides with
+        return check_center(center, self._support.vectors.shape[1])
 
     @cached_property
     def _rows(self) -> NDArray[np.float64]:

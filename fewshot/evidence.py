@@ -114,7 +114,8 @@ def what_would_change(
         raise ValueError(f"what_would_change looks at one query at a time; got {len(asked)}.")
     if isinstance(most_removed, bool) or not isinstance(most_removed, (int, np.integer)) or most_removed < 1:
         raise ValueError(f"most_removed must be a whole number of at least 1; got {most_removed!r}.")
-    support = Support(vectors, labels, ids=ids, groups=groups)
+    # where there is no image words may answer; a head without words says what it needs
+    support = Support(vectors, labels, ids=ids, groups=groups) if len(labels) else Support.nothing(asked.shape[1])
     everything = np.arange(len(support))
     winner, found = _answer(make, support, everything, asked)
     if winner is None:
@@ -135,7 +136,8 @@ def what_would_change(
     against = min((_change(r) for r in weighed), default=0.0)
     reach = None if margin is None or against >= 0 else margin / -against
     needed = _needed(make, support, patients, dict(zip(patients, removals, strict=True)), asked, winner, most_removed)
-    sentence = _sentence(winner, runner_up, margin, flips, strongest, needed, most_removed)
+    told = winner not in support.classes
+    sentence = _sentence(winner, runner_up, margin, flips, strongest, needed, most_removed, by_words=told)
     return Counterfactual(winner, runner_up, margin, flips, strongest, needed, reach, sentence, removals)
 
 
@@ -143,8 +145,6 @@ def _answer(
     make: Callable[[], Head], support: Support, kept: NDArray[np.intp], asked: NDArray[np.float32]
 ) -> tuple[Hashable | None, dict[Hashable, float]]:
     """The label by the head fitted to some rows, None for none, and each class's score."""
-    if not len(kept):
-        return None, {}
     head = make()
     head.fit(
         support.vectors[kept],
@@ -176,7 +176,7 @@ def _without(
     """The answer with some rows only, told as the removal of the patient of the rows `own`."""
     try:
         label, scores = _answer(make, support, kept, asked)
-    except ValueError:  # a head that needs two classes, or two patients of one, cannot be fitted to what is left
+    except ValueError:  # a head that needs an image, two classes, or two patients of one, cannot be fitted to the rest
         label, scores = None, {}
     left = _lead(scores, winner)
     group = support.groups[own[0]]  # ("patient", the patient), or ("image", the id)
@@ -205,6 +205,8 @@ def _needed(
     most: int,
 ) -> tuple[Removal, ...] | None:
     """Patients of the winner's class to take out, greedily, until the answer flips."""
+    if winner not in support.classes:  # it is known by words alone
+        return None
     target = support.classes.index(winner)
     left = {group: own for group, own in patients.items() if any(support.targets[i] == target for i in own)}
     kept = np.arange(len(support))
@@ -232,6 +234,8 @@ def _sentence(
     strongest: Removal | None,
     needed: tuple[Removal, ...] | None,
     most: int,
+    *,
+    by_words: bool,
 ) -> str:
     """The findings in plain words."""
     if runner_up is None or margin is None:
@@ -247,6 +251,8 @@ def _sentence(
             f"it takes the removal of {len(needed)} patients of {winner!r} ({', '.join(_named(r) for r in needed)}) "
             f"to change the answer to {needed[-1].label!r}"
         )
+    elif by_words:
+        how = f"and {winner!r} has none: it is known by words alone"
     else:
         how = f"nor would that of up to {most} of its patients, short of all of them"
     moved = "" if strongest is None else f" ({_named(strongest)} moves the lead most, by {_change(strongest):+.3f})"

@@ -29,6 +29,7 @@ from .support import (
     check_queries,
     class_array,
     insufficient,
+    is_missing,
     prepare,
     similarities,
     sorted_classes,
@@ -308,7 +309,7 @@ def learn_prior_shots(
     priors: Mapping[str, ClassPrior],
     *,
     center: ArrayLike | None = None,
-    groups: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable | None] | None = None,
     shots: Sequence[int] = SHOTS,
     n_episodes: int = 100,
     seed: int = 0,
@@ -323,7 +324,7 @@ def learn_prior_shots(
         labels: n classes; those with words take part.
         priors: Class -> its words, from an alignment that did not see the class.
         center: (d,) what the image space is centred on.
-        groups: n patients; None counts images.
+        groups: n patients; None, or an unknown one, counts images.
         shots: Numbers of support patients it is tried with; those too many for the classes are left out.
         n_episodes: Draws per number of shots.
         seed: Of the draws.
@@ -332,14 +333,14 @@ def learn_prior_shots(
         prior_shots.
 
     Raises:
-        ValueError: Fewer than two classes have both words and three patients.
+        ValueError: Fewer than two classes have both words and three patients, or more patients than any of the shots.
     """
     rows = as_vectors(vectors, "Vectors")
     prepared = prepare(rows, "cosine", check_center(center, rows.shape[1]))
     owners: dict[str, dict[Hashable, list[int]]] = {}
     for i, label in enumerate(labels):
         if str(label) in priors:
-            patient = ("image", i) if groups is None else ("patient", groups[i])
+            patient = ("image", i) if groups is None or is_missing(groups[i]) else ("patient", groups[i])
             owners.setdefault(str(label), {}).setdefault(patient, []).append(i)
     names = sorted(name for name, own in owners.items() if len(own) >= 3)
     if len(names) < 2:
@@ -373,6 +374,11 @@ def learn_prior_shots(
                 answers = (np.concatenate(queries) @ mixed.T).argmax(axis=1)
                 right[place] += float((weight * (answers == truth)).sum()) / len(able)
             asked += 1
-    best = right / max(asked, 1)
+    if not asked:
+        raise ValueError(
+            f"Learning prior_shots with {min(shots, default=0)} shots takes two classes of more patients; the largest "
+            f"has {max(len(owners[name]) for name in names)}."
+        )
+    best = right / asked
     near = np.flatnonzero(best >= best.max() - 0.001)  # a plateau's middle is safer than its highest point
     return CANDIDATES[int(near[len(near) // 2])]

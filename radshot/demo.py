@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SOURCE_PATIENTS, SOURCE_IMAGES = 45, 2
 #: Patients drawn with each finding never trained on, and images of each.
 UNSEEN_PATIENTS, UNSEEN_IMAGES = 50, 2
-#: Patients drawn with each finding whose sides are told apart by words: with reports, and to ask about; their first seed.
+#: Patients drawn with each finding on either side: with reports, and to ask about; the first of their seeds.
 REPORTED_PATIENTS, WORDS_PATIENTS, WORDS_SEED = 60, 24, 100_000
 #: Patients registered per finding.
 K_SHOT = 5

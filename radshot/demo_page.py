@@ -43,6 +43,8 @@ def render(result: DemoResult) -> str:
         bars=_bars(summary),
         queries=_queries(result),
         deployed=deployment_context(result),
+        words=summary["words"],
+        worded=_worded(result),
         searches=_searches(result),
         curve=_curve(result),
         curve_width=CURVE_WIDTH,
@@ -93,6 +95,24 @@ def _queries(result: DemoResult) -> list[dict[str, Any]]:
     ]
 
 
+def _worded(result: DemoResult) -> list[dict[str, Any]]:
+    """A few queries asked by words alone, with the sentences they are closest to."""
+    return [
+        {
+            "picture": thumbnail(image),
+            "truth": truth,
+            "answer": decision.label or "uncertain",
+            "right": decision.label == truth,
+            "phrases": [
+                {"text": n.id, "similarity": n.similarity, "label": n.label, "against": against}
+                for neighbours, against in ((decision.evidence, False), (decision.counter_evidence[:1], True))
+                for n in neighbours
+            ],
+        }
+        for image, truth, decision in result.words.examples
+    ]
+
+
 def _searches(result: DemoResult) -> list[dict[str, Any]]:
     stored = result.stored
 
@@ -129,6 +149,9 @@ def _contents(out: Path) -> list[dict[str, str]]:
         ("unseen", "DICOM phantoms of findings never trained on"),
         ("encoder", "the trained encoder: its weights (safetensors) and encoder.json"),
         ("cases", "the comparison set and its deployment: radshot classify asks it"),
+        ("words", "the encoder aligned with reports: radshot zeroshot classify asks it"),
+        ("reported", "DICOM phantoms with reports, by which it was aligned"),
+        ("sides", "DICOM phantoms asked about in words"),
         ("archive", "the archive that was searched"),
         ("demo.json", "every figure of this page"),
     )

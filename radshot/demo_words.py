@@ -58,10 +58,10 @@ def two_sided(source: Manifest) -> list[str]:
 
 
 def words_demo(encoder: Encoder, reported: Manifest, queries: Manifest, folder: Path, *, seed: int) -> DemoWords:
-    """Align the encoder with the reports of an archive, leaving combinations of finding and side out, and ask for these.
+    """Align the encoder with the reports of an archive, leaving sides of some findings out, and ask for these.
 
-    The encoder was trained on findings and never told a side. Of every third finding that has both sides one is left out
-    of everything the words are fitted on; the rest show what it costs a class not to be seen, by which gamma is chosen.
+    The encoder was trained on findings and never told a side. Of every third finding with both sides one is left out
+    of everything the words are fitted on; the rest show what not being seen costs, by which gamma is chosen.
     Nobody in the archive or among the queries was seen by the encoder.
 
     Args:

@@ -473,7 +473,7 @@ def reports_command(
     found = report_labels(data.texts, finding or None, uncertain=uncertain, lexicon=words)
     frame = found.frame(images=[str(path.absolute()) for path in data.images], groups=data.groups)
     named = [[name for name, value in zip(found.findings, row, strict=True) if value == 1] for row in found.table]
-    frame.insert(frame.columns.get_loc("image") + 1, "label", ["|".join(names) for names in named])
+    frame.insert(1, "label", ["|".join(names) for names in named])
     frame.to_csv(table, index=False)
     problems = [(str(data.images[i]), reason) for i, reason in found.problems]
     list_refused(problems)

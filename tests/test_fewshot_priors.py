@@ -18,6 +18,7 @@ from fewshot import (
     ClassPrior,
     ComparisonSet,
     Deployment,
+    PrototypeClassifier,
     Recipe,
     Words,
     WordsAndShotsClassifier,
@@ -28,6 +29,7 @@ from fewshot import (
     make_head,
     open_deployment,
     roll_back,
+    what_would_change,
 )
 from fewshot.deployment_store import FORMAT
 from fewshot.priors import CANDIDATES
@@ -494,3 +496,12 @@ def test_what_would_change_an_answer_by_words_alone(tmp_path: Path, encoder: Pre
     put(cases, "b", 2)
     found = deploy(cases).explain(queries()[0])
     assert found.label == "a" and not found.flips
+    assert found.sentence.endswith("and 'a' has none: it is known by words alone.")
+    cases.remove(patient="b 1")
+    left = open_deployment(cases).explain(draw("b", 1, 2)[0])
+    assert [removal.label for removal in left.removals] == ["b"]  # without its last patient its words are left
+    cases.remove(patient="b 0")
+    alone = open_deployment(cases).explain(queries()[0])
+    assert alone.label == "a" and alone.removals == () and alone.needed is None
+    with pytest.raises(ValueError, match=r"The comparison set is empty: register at least one image before asking"):
+        what_would_change(PrototypeClassifier, np.empty((0, DIM)), [], queries()[0])

@@ -185,6 +185,13 @@ def test_no_image_with_an_unseen_finding_is_learnt_from(nih: Path, monkeypatch: 
     assert {row["alignment"] for row in found["rows"]} == {"ridge"}
 
 
+def test_published_figures_stand_beside_the_published_findings_only(nih: Path) -> None:
+    options = ("chestxray14", nih, "--encoder", "hog-64", "--alignment", "ridge", "--unseen", "Edema")
+    result = run(*options)
+    assert "learnt without Edema." in result.stdout and "published" not in result.stdout
+    assert "Published (CXR-ML-GZSL" in result.stderr
+
+
 def test_seen_labels_refuses_an_unseen_finding() -> None:
     assert seen_labels(np.array([[1, 0]], dtype=bool), ["a", "b"], ["b"]).tolist() == [[True]]
     with pytest.raises(ValueError, match="carries an unseen finding"):

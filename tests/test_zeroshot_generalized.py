@@ -19,6 +19,7 @@ from zeroshot import (
     seen_unseen_curve,
     stacked,
 )
+from zeroshot.generalized import deal
 
 Rows = NDArray[np.float64]
 CLASSES = ("a", "b", "c", "d", "e")
@@ -259,6 +260,23 @@ def test_the_chosen_gamma_raises_h_where_scores_favour_the_seen() -> None:
         )
         assert evened.unseen.estimate > plain.unseen.estimate
         assert plain.harmonic.estimate + 0.05 < evened.harmonic.estimate <= evened.curve.best_harmonic + 1e-12
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_classes_are_dealt_along_a_chain_of_the_most_alike(parts: int) -> None:
+    mean = [sum(column) / 30 for column in TRAITS.T]
+
+    def cosine(one: int, two: int) -> float:
+        x, y = ([float(v) - m for v, m in zip(TRAITS[c], mean, strict=True)] for c in (one, two))
+        return sum(a * b for a, b in zip(x, y, strict=True)) / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))
+
+    chain = [0]
+    while len(chain) < 30:
+        chain.append(max((c for c in range(30) if c not in chain), key=lambda c: cosine(chain[-1], c)))
+    found = deal(TRAITS, parts)
+    assert [int(found[c]) for c in chain] == [place % parts for place in range(30)]
+    twins = np.repeat(TRAITS[:10], 2, axis=0)  # of a pair, one is learnt from while the other plays the unseen
+    assert (deal(twins, parts)[::2] != deal(twins, parts)[1::2]).all()
 
 
 def test_gamma_can_be_learnt_from_reports_and_images_without_one_are_passed_over() -> None:

@@ -1,7 +1,7 @@
 """Classes known by words: Z1, Z2, the curve from 0 to 20 shots, unseen combinations, COVID-19 from notes.
 
     RADSHOT_DATA=... python benchmarks/zeroshot_encoders.py
-    RADSHOT_DATA=... python benchmarks/zeroshot.py [--only z1 z2 curve phantoms covid]
+    RADSHOT_DATA=... python benchmarks/known_by_words.py [--only z1 z2 curve phantoms covid]
 
 Prints Markdown and keeps figures in runs/zeroshot/results.json. Settings were chosen within medpix2's training split;
 its dev split is read here only.
@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,18 @@ from numpy.typing import NDArray
 from tasks import SEEN_LOCATIONS, UNSEEN_LOCATIONS, data_folder
 from zeroshot_encoders import RUNS, TRAINING, Medpix, encoder, medpix
 
-from embeddings import Encoder, HogEncoder, TextEncoder, TfidfTextEncoder, load_text_encoder, train_text_encoder
+from embeddings import (
+    Encoder,
+    HogEncoder,
+    TextEncoder,
+    TfidfTextEncoder,
+    load_encoder,
+    load_text_encoder,
+    train_text_encoder,
+)
 from episodes import Manifest, make_phantoms, patient_bootstrap, ranking_score
-from fewshot import ClassPrior, PrototypeClassifier, WordsAndShotsClassifier, learn_prior_shots
+from fewshot import ClassPrior, learn_prior_shots
+from fewshot.words_curve import BOTH, SHOTS, WORDS, words_curve
 from zeroshot import (
     AleAlignment,
     Alignment,
@@ -42,12 +52,15 @@ from zeroshot import (
     evaluate_generalized,
     from_descriptions,
     from_traits,
+    harmonic_mean,
     mark_all,
     retrieval,
+    seen_unseen_curve,
     self_train,
     train_by_text,
 )
 from zeroshot.disjoint import class_disjoint_priors
+from zeroshot.generalized import deal
 from zeroshot.linear_map import unit_rows
 
 Rows = NDArray[np.float64]
@@ -314,10 +327,8 @@ def multiview(
         return fitted.scores(x[asked], {view: spaces[view].rows(among) for view in views})
 
     # As choose_gamma does: some seen classes play the unseen, a fifth of the cases play seen queries.
-    from zeroshot import harmonic_mean, seen_unseen_curve
-
     rng = np.random.default_rng(0)
-    part = rng.permutation(len(seen)) % 2
+    part = deal(spaces[views[0]].rows(seen), 2)
     owner = codes(cases)
     fold = rng.permutation(owner.max() + 1) % 5
     label_codes = np.array([list(seen).index(label) for label in labels])
@@ -406,96 +417,32 @@ def draw_curve(
         name: ClassPrior(space.phrases[name], to_image.texts(space.phrase_vectors[name]).astype(np.float32))
         for name in space.classes
     }
-    owned: dict[str, dict[str, list[int]]] = {}
-    for i, label, owner in zip(asked.tolist(), truth, owners, strict=True):
-        owned.setdefault(label, {}).setdefault(owner, []).append(i)
+    points = words_curve(
+        x[asked],
+        truth,
+        owners,
+        priors,
+        prior_shots=worth,
+        center=center,
+        shots=(0, 1, 2, 3, 5, 10, 20),
+    )
     lines = []
-    points: dict[str, list[tuple[int, float, float, float]]] = {"shots alone": [], "words alone": [], "both": []}
-    for k in (0, 1, 2, 3, 5, 10, 20):
-        able = sorted(name for name, own in owned.items() if len(own) > k)
-        if len(able) < 2:
-            continue
-        outcomes = episodes_at(k, able, owned, x, priors, worth, center)
-        right = {name: np.array([one[name] for one in outcomes]) for name in points}
-        klass, patient = codes([one["class"] for one in outcomes]), codes([one["patient"] for one in outcomes])
-        cells: list[object] = [k, f"{len(able)}-way", f"{len(set(patient.tolist()))}"]
-        samples = {}
-        for name in points:
-            if k == 0 and name == "shots alone":
-                cells.append("-")
-                continue
-            found = patient_bootstrap(right[name], klass, patient, draws=DRAWS)
-            samples[name] = found
-            cells.append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
-            points[name].append((k, found.estimate, found.low, found.high))
-        for other in ("shots alone", "words alone"):
-            if other in samples:
-                gap = samples["both"].samples - samples[other].samples
-                low, high = np.quantile(gap, [0.025, 0.975])
-                cells.append(f"{samples['both'].estimate - samples[other].estimate:+.3f} [{low:+.3f}, {high:+.3f}]")
-            else:
-                cells.append("-")
+    for point in points:
+        cells = [str(point.k_shot), f"{len(point.classes)}-way", f"{point.patients}"]
+        for name in (SHOTS, WORDS, BOTH):
+            part = point.found.get(name)
+            cells.append("-" if part is None else str(Interval(part.estimate, part.low, part.high)))
+        for other in (SHOTS, WORDS):
+            gain = point.gain(other)
+            cells.append("-" if gain is None else f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]")
         lines.append(cells)
-        results[f"curve | {title} | {k}"] = [str(cell) for cell in cells]
+        results[f"curve | {title} | {point.k_shot}"] = cells
+    results[f"curve points | {title}"] = [
+        [point.k_shot, {name: [part.estimate, part.low, part.high] for name, part in point.found.items()}]
+        for point in points
+    ]
     say(f"**{title}**; prior_shots {worth:.2f}, learnt on {len(set(labels))} seen classes\n")
     table(("shots", "ways", "patients", "shots alone", "words alone", "both", "both - shots", "both - words"), lines)
-    results[f"curve points | {title}"] = points
-
-
-def episodes_at(
-    k: int,
-    able: Sequence[str],
-    owned: dict[str, dict[str, list[int]]],
-    x: Rows,
-    priors: dict[str, ClassPrior],
-    worth: float,
-    center: Rows,
-    n_episodes: int = 200,
-    n_query: int = 15,
-) -> list[dict[str, Any]]:
-    """Episodes of k distinct patients per class; no patient supports a class and is asked about."""
-    rng = np.random.default_rng(k)
-    outcomes = []
-    told = {name: priors[name] for name in able}
-    for _ in range(n_episodes if k else 20):
-        support, support_labels, groups, queries = [], [], [], []
-        barred: set[str] = set()
-        order = {name: rng.permutation(list(owned[name])).tolist() for name in able}
-        for name in able:
-            for patient in order[name][:k]:
-                support.append(int(rng.choice(owned[name][patient])))
-                support_labels.append(name)
-                groups.append(patient)
-                barred.add(patient)
-        for name in able:
-            images = [(i, p) for p in order[name][k:] if p not in barred for i in owned[name][p]]
-            for place in rng.permutation(len(images))[:n_query].tolist():
-                queries.append((*images[place], name))
-        asked = x[[i for i, _, _ in queries]].astype(np.float32)
-        answers = {
-            "words alone": WordsAndShotsClassifier(told, prior_shots=worth, center=center)
-            .fit(np.empty((0, x.shape[1])), [])
-            .predict(asked)
-        }
-        if k:
-            rows = x[support].astype(np.float32)
-            answers["shots alone"] = (
-                PrototypeClassifier(center=center).fit(rows, support_labels, groups=groups).predict(asked)
-            )
-            answers["both"] = (
-                WordsAndShotsClassifier(told, prior_shots=worth, center=center)
-                .fit(rows, support_labels, groups=groups)
-                .predict(asked)
-            )
-        else:
-            answers["both"] = answers["words alone"]
-            answers["shots alone"] = np.array([None] * len(queries), dtype=object)
-        for place, (_, patient, name) in enumerate(queries):
-            outcomes.append(
-                {"class": name, "patient": patient}
-                | {who: float(found[place] == name) for who, found in answers.items()}
-            )
-    return outcomes
 
 
 COMBOS = ("effusion", "pneumothorax", "consolidation", "atelectasis", "mass", "nodule")
@@ -520,12 +467,8 @@ def phantoms() -> None:
     images = [np.asarray(image) for image in drawn.images]
     folder = RUNS / "phantoms"
     if (folder / "encoder.json").exists():
-        from embeddings import load_encoder
-
         made: Any = load_encoder(str(folder))
     else:
-        from dataclasses import replace
-
         made = train_by_text(
             [images[i] for i in rows], [marked[i] for i in rows], words,
             groups=[patients[i] for i in rows], config=replace(TRAINING, epochs=40),
@@ -605,8 +548,6 @@ def covid() -> None:
     images = [str(path) for path in manifest.images]
     fold = column["fold"].astype(int).to_numpy()
     truth = np.array([label.startswith("COVID-19") for label in manifest.labels])
-    from embeddings import load_encoder
-
     made = load_encoder("runs/methods/T2-conv4-siamese-multi-similarity-seed0")
     parts = [vectors_of(made, images, "covid"), vectors_of(HogEncoder(64), images, "covid")]
     described = {
