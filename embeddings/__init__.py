@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .similarity import SimilarityHead
     from .source_statistics import SourceStatistics
     from .sources import Record, printable, records_from_folder, records_from_table
-    from .text import TextEncoder, TfidfTextEncoder, load_text_encoder
+    from .text import TextEncoder, load_text_encoder
+    from .tfidf import TfidfTextEncoder
     from .torch_encoder import TorchEncoder, load_checkpoint
     from .transformers_backbone import trainable_from
     from .transformers_encoder import TransformersEncoder
@@ -104,7 +105,7 @@ _HOMES = {
     "SourceStatistics": "source_statistics",
     "StorageFull": "errors",
     "TextEncoder": "text",
-    "TfidfTextEncoder": "text",
+    "TfidfTextEncoder": "tfidf",
     "TorchEncoder": "torch_encoder",
     "TransformersEncoder": "transformers_encoder",
     "TransformersTextEncoder": "transformers_text",

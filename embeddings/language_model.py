@@ -29,7 +29,7 @@ from torch import nn
 from .encoders import fingerprint_of
 from .errors import EncoderError
 from .quiet import quiet
-from .text import checked_texts
+from .text_files import checked_texts
 from .torch_encoder import choose_device
 from .transformers_encoder import _silent_transformers
 from .transformers_text import TransformersTextEncoder

@@ -18,7 +18,8 @@ from torch import nn
 
 from .errors import EncoderError
 from .quiet import quiet
-from .text import POOLINGS, checked_texts, write_text_encoder
+from .text import POOLINGS
+from .text_files import checked_texts, write_text_encoder
 from .torch_encoder import choose_device, device_of, weights_fingerprint
 from .transformers_encoder import _NOT_IN_FINGERPRINT, _first_line, _load_model, _silent_transformers
 

@@ -47,7 +47,7 @@ def deploy(cases: ComparisonSet, recipe: Recipe | None = None, *, encoder: Encod
     learnt = used.similarity, used.source_statistics
     with cases.archive.writing():  # what is fitted to is what its version holds
         members = members_of(cases, cases.archive.version)
-        words = cases.words
+        words = cases.words if wanted.head in ("auto", WORDS_HEAD) else None
         if not len(members.support_rows) and words is None:
             raise ValueError("The comparison set is empty: register at least one image before deploying.")
         if wanted.calibrate_on == "set-aside" and not len(members.aside):
@@ -55,7 +55,6 @@ def deploy(cases: ComparisonSet, recipe: Recipe | None = None, *, encoder: Encod
                 "No image is set aside to calibrate on: register some of other patients with the role 'calibration', "
                 "or calibrate on the support."
             )
-        words = words if wanted.head in ("auto", WORDS_HEAD) else None
         fitted = _fit(wanted, members, used.source_mean, *learnt, words)
         record = write_new(
             cases,
@@ -86,9 +85,9 @@ def check_deployable(cases: ComparisonSet, recipe: Recipe, encoder: Encoder) -> 
         raise ValueError(
             f"The head {recipe.head!r} cannot be deployed: its answer to a patient depends on who else is asked about."
         )
-    words = cases.words
+    words = cases.words if recipe.head in ("auto", WORDS_HEAD) else None
     make_head(recipe.head, similarity=encoder.similarity, source=encoder.source_statistics, words=words)
-    told = words.priors if words is not None and recipe.head in ("auto", WORDS_HEAD) else {}
+    told = {} if words is None else words.priors
     classes = sorted({*cases.classes, *told})
     if not classes:
         raise ValueError("The comparison set is empty: register at least one image before deploying.")

@@ -311,6 +311,7 @@ def learn_prior_shots(
     center: ArrayLike | None = None,
     groups: Sequence[Hashable | None] | None = None,
     shots: Sequence[int] = SHOTS,
+    n_way: int = 5,
     n_episodes: int = 100,
     seed: int = 0,
 ) -> float:
@@ -326,6 +327,7 @@ def learn_prior_shots(
         center: (d,) what the image space is centred on.
         groups: n patients; None, or an unknown one, counts images.
         shots: Numbers of support patients it is tried with; those too many for the classes are left out.
+        n_way: Classes that compete in an episode, at most: among many the words' finest distinctions would decide.
         n_episodes: Draws per number of shots.
         seed: Of the draws.
 
@@ -353,7 +355,8 @@ def learn_prior_shots(
         if len(able) < 2:
             continue
         for _ in range(n_episodes):
-            picked = [list(owners[name].values()) for name in able]
+            chosen = [able[i] for i in np.sort(rng.permutation(len(able))[:n_way]).tolist()]
+            picked = [list(owners[name].values()) for name in chosen]
             orders = [rng.permutation(len(own)) for own in picked]
             means = np.stack(
                 [
@@ -365,14 +368,14 @@ def learn_prior_shots(
                 prepared[[int(rng.choice(own[j])) for j in order[k : k + 10]]]
                 for own, order in zip(picked, orders, strict=True)
             ]
-            truth = np.repeat(np.arange(len(able)), [len(part) for part in queries])
+            truth = np.repeat(np.arange(len(chosen)), [len(part) for part in queries])
             weight = np.concatenate([np.full(len(part), 1 / len(part)) for part in queries])
-            among = words[[names.index(name) for name in able]]
+            among = words[[names.index(name) for name in chosen]]
             for place, worth in enumerate(CANDIDATES):
                 mixed = worth * among + k * means
                 mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
                 answers = (np.concatenate(queries) @ mixed.T).argmax(axis=1)
-                right[place] += float((weight * (answers == truth)).sum()) / len(able)
+                right[place] += float((weight * (answers == truth)).sum()) / len(chosen)
             asked += 1
     if not asked:
         raise ValueError(

@@ -34,8 +34,8 @@ labelled images, ask about the next one.
   radshot estimate cases                say how often it will be right
   radshot embed scans --encoder enc --archive archive
   radshot search archive new.dcm        find what looks like it
-  radshot zeroshot fit reports.csv --text findings --encoder enc --out words
-                                        learn what the words of reports look like
+  radshot zeroshot fit reports.csv --text report --encoder enc --out words
+                                        learn what words look like
 
 Answers go to standard output, notes and refused inputs to standard error.
 --json FILE, which every command takes, writes the answer for a program.

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embeddings import EncoderError, TextEncoder, TfidfTextEncoder, UnknownEncoder, load_text_encoder
-from embeddings.text import _signed
+from embeddings.tfidf import _signed
 
 FINDINGS = ("pleural effusion", "pneumothorax", "lung nodule", "rib fracture", "cardiomegaly", "consolidation")
 SIDES = ("left", "right")
@@ -91,7 +91,7 @@ def test_a_row_does_not_depend_on_its_batch(encoder: TfidfTextEncoder, monkeypat
     texts = reports(30, seed=5)
     together = encoder.encode(texts)
     np.testing.assert_array_equal(together, np.concatenate([encoder.encode([text]) for text in texts]))
-    monkeypatch.setattr("embeddings.text._TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr("embeddings.tfidf._TEXTS_AT_ONCE", 7)
     np.testing.assert_array_equal(together, encoder.encode(texts))
 
 
@@ -203,7 +203,7 @@ def test_larger_descriptions_are_neither_written_nor_read(
     encoder: TfidfTextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder.save(tmp_path / "a")
-    monkeypatch.setattr("embeddings.text.MAX_JSON_BYTES", 200)
+    monkeypatch.setattr("embeddings.text_files.MAX_JSON_BYTES", 200)
     with pytest.raises(EncoderError, match="larger than 200 bytes"):
         load_text_encoder(tmp_path / "a")
     with pytest.raises(EncoderError, match=r"too many terms to be saved in .*: raise min_count"):

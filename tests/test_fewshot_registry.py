@@ -55,7 +55,8 @@ def test_a_learnt_comparison_brings_its_own_head() -> None:
     assert heads_for(SimilarityHead("of a later version")) == COMPARED_HEADS
     assert set(HEADS) == {*PLAIN_HEADS, *HEAD_OF.values(), *NEEDY_HEADS, *SET_HEADS, *TRANSDUCTIVE_HEADS}
     assert set(COMPARED_HEADS) <= set(PLAIN_HEADS)
-    assert [name for name in set(HEADS) - {*NEEDY_HEADS, *SET_HEADS} if make_head(name).transductive] == list(TRANSDUCTIVE_HEADS)
+    free = set(HEADS) - {*NEEDY_HEADS, *SET_HEADS}
+    assert [name for name in free if make_head(name).transductive] == list(TRANSDUCTIVE_HEADS)
     with pytest.raises(ValueError, match="relation module"):
         make_head("relation")
     with pytest.raises(ValueError, match="'distribution-calibrated' needs the statistics of the source's classes"):

@@ -328,7 +328,7 @@ def test_a_small_lead_is_uncertain_and_an_image_that_was_not_embedded_has_no_ans
     for number, (one, two) in enumerate(zip(plain.decide(images), sure.decide(images), strict=True)):
         if number == 4:
             assert one.label is two.label is one.score is one.margin is None and one.evidence == ()
-            assert one.reason == "The query vector holds NaN: the image could not be embedded."
+            assert "nothing can be said about the image" in (one.reason or "")
             continue
         assert one.margin is not None and (one.score, one.margin) == (two.score, two.margin)
         assert two.label == (None if one.margin < 0.2 else one.label)

@@ -9,8 +9,8 @@ from episodes.label_states import label_states
 from episodes.phantom_reports import TERMS
 from zeroshot.errors import LexiconError, ReportError
 from zeroshot.lexicon import Lexicon
-from zeroshot.weak_labels import report_labels
 from zeroshot.reports import Report, parse_report
+from zeroshot.weak_labels import report_labels
 
 TYPICAL = """EXAM: CHEST, TWO VIEWS
 

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from .negation import mark_all, mark_denied
     from .prompts import Prompts, built_in_descriptions, prompts_for, read_descriptions
     from .recall import RetrievalReport, retrieval
-    from .weak_labels import ReportLabels, report_labels
     from .reports import Mention, Report, parse_report
     from .semantics import SemanticSpace, from_descriptions, from_reports
     from .traits import built_in_traits, from_traits, read_traits
+    from .weak_labels import ReportLabels, report_labels
 
 # Each public name and the module that holds it.
 _HOME = {

@@ -17,6 +17,8 @@ from .model import ZeroShotModel
 from .prompts import Prompts
 from .semantics import Descriptions, SemanticSpace, as_prompts
 
+_WHY_NOT = "The query vector is not finite, or has no direction once centred: nothing can be said about the image."
+
 
 class ZeroShotClassifier:
     """Decides between described classes.
@@ -119,7 +121,7 @@ class ZeroShotClassifier:
         return [
             self._decision(rows[i : i + 1], scores[i])
             if usable[i]
-            else Decision(None, None, None, None, reason="The query vector holds NaN: the image could not be embedded.")
+            else Decision(None, None, None, None, reason=_WHY_NOT)
             for i in range(len(rows))
         ]
 
@@ -166,7 +168,8 @@ class ZeroShotClassifier:
                 f"makes them; got {rows.shape}."
             )
         self._described()
-        return rows, np.asarray(np.isfinite(rows).all(axis=1))
+        told = np.asarray(np.isfinite(rows).all(axis=1)) & (rows != self.model.shared.image_mean).any(axis=1)
+        return rows, told
 
     def _decision(self, row: NDArray[np.float64], scores: NDArray[np.float64]) -> Decision:
         order = np.argsort(-scores, kind="stable")

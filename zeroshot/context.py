@@ -111,7 +111,7 @@ _STOP = re.compile(
 
 _COMMA = re.compile(
     r"[,/]\s+(?:and\s+|with\s+)?(?:the|there|heart|cardiac|lungs|mediastinum|mediastinal|bony|osseous|stable|unchanged|mild|mildly|small|"
-    r"minimal|moderate|severe|calcified|degenerative|normal|left|right|otherwise|slightly|slight|again|with)\b"
+    r"minimal|moderate|severe|calcified|degenerative|normal|left|right|otherwise|slightly|slight|again|with|no|without)\b"
     r"|,\s+(?=[\w\s-]{3,40}\b(?:persists?|remains?|has\s+developed)\b)"
     r"|\s+and\s+(?:the|there)\b|\s+with\s+(?:mild|minimal|stable|the|a|an|some)\b",
     re.IGNORECASE,

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .alignment import prepared, ridge
+from .alignment import prepared, ridge, strongest
 from .linear_map import LinearMap
 
 LARGEST_SCALE = 100.0
@@ -73,6 +73,7 @@ class ContrastiveAlignment:
         from torch.nn import functional
 
         image_mean, text_mean, x_rows, t_rows = prepared(images, texts)
+        x_rows, directions = strongest(x_rows)
         start, basis = self._start(x_rows, t_rows)
         generator = torch.Generator().manual_seed(self.seed)
         x, t = torch.from_numpy(x_rows).float(), torch.from_numpy(t_rows).float()
@@ -105,7 +106,7 @@ class ContrastiveAlignment:
                 schedule.step()
                 total += float(loss.detach()) * len(rows)
             self.losses_.append(total / len(x))
-        heads = (image_head.detach().double().numpy(), text_head.detach().double().numpy())
+        heads = (directions @ image_head.detach().double().numpy(), text_head.detach().double().numpy())
         self.map_ = LinearMap(image_mean, text_mean, *heads)
         return self
 

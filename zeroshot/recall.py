@@ -56,6 +56,8 @@ def retrieval(
     table = checked_rows(scores, n, "Scores", "of the texts")
     if len(table) != n or len(groups) != n or n < 2:
         raise ZeroShotError(f"Retrieval takes as many images as texts and cases; got {table.shape} and {len(groups)}.")
+    if any(k < 1 for k in ks):
+        raise ZeroShotError(f"Recall is at k of 1 or more; got {min(ks)}.")
     case = _codes(groups)
     text = _codes([entry.strip() for entry in texts])
     distinct = np.unique(text, return_index=True)[1]  # one column per distinct text
