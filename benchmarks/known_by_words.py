@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,24 @@ def z2() -> None:
     say(f"Learnt on {len(rows):,} images of {len(set(cases))} cases; {len(queries):,} of {len(set(owners))} asked.\n")
     table(("alignment", "learnt from", "gamma", "S", "U", "H", "AUSUC"), lines)
 
+    lines = []
+    for text_name, (other, said) in text_encoders(data).items():
+        if text_name == "TF-IDF, captions + findings":
+            continue
+        named = from_descriptions({name: built_in_descriptions("locations")[name] for name in names}, other)
+        own = other.encode(said).astype(np.float64)
+        told = rows[np.linalg.norm(own[rows], axis=1) > 0]
+        which = [labels[list(rows).index(i)] for i in told.tolist()]
+        whose = [data.cases[i] for i in told]
+        for name, make in ALIGNMENTS.items():
+            scores = make().fit(x[told], own[told]).map_.scores(x[queries], named.vectors)
+            gamma = choose_gamma(x[told], which, named, make, texts=own[told], groups=whose)
+            report = judge(scores, gamma=gamma)
+            lines.append((text_name, name, f"{gamma:.3f}", report.seen, report.unseen, report.harmonic, report.area))
+            results[f"z2 | {name} | {text_name}"] = str(report)
+    say("Other text encoders, from reports, stacked; they saw texts of all locations of the training split:\n")
+    table(("text encoder", "alignment", "gamma", "S", "U", "H", "AUSUC"), lines)
+
     # Spaces: each alone, then together; gamma is chosen for each on seen classes.
     lines, together = [], {}
     combos = {
@@ -437,7 +456,7 @@ def draw_curve(
         [point.k_shot, {name: [part.estimate, part.low, part.high] for name, part in point.found.items()}]
         for point in points
     ]
-    say(f"**{title}**; prior_shots {worth:.2f}, learnt on {len(set(labels))} seen classes\n")
+    say(f"**{title}**; prior_shots {worth.shots:.2f}, learnt on {len(set(labels))} seen classes\n")
     table(("shots", "ways", "patients", "shots alone", "words alone", "both", "both - shots", "both - words"), lines)
 
 
@@ -496,8 +515,8 @@ def phantoms() -> None:
                           report.area))  # fmt: skip
             results[f"phantoms | {name} | {'stacked' if used else 'plain'}"] = str(report)
     say(
-        f"{len(seen)} seen and {len(unseen)} unseen combinations of finding and side; {len(rows):,} images with reports, "
-        f"{len(asked):,} asked about, none of them seen by the encoder, which was never told a side\n"
+        f"{len(seen)} seen and {len(unseen)} unseen combinations of finding and side; {len(rows):,} images with "
+        f"reports, {len(asked):,} asked about, none of them seen by the encoder, which was never told a side\n"
     )
     table(("alignment", "among the unseen alone", "gamma", "S", "U", "H", "AUSUC"), lines)
     draw_curve(
@@ -606,18 +625,52 @@ def auroc_interval(scores: Rows, truth: NDArray[np.bool_], groups: NDArray[Any],
     return f"{found.auroc:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def plot(points: dict[str, list[Any]], file: Path) -> None:
+    """Draw the curves from 0 to 20 shots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(points), figsize=(5.2 * len(points), 3.6), squeeze=False)
+    looks = {BOTH: ("#1f6feb", "-", "o"), SHOTS: ("#6e7781", "--", "s"), WORDS: ("#bf8700", ":", "^")}
+    for axis, (title, found) in zip(axes[0], points.items(), strict=True):
+        for name, (colour, line, mark) in looks.items():
+            own = [(k, parts[name]) for k, parts in found if name in parts and k <= 10]
+            places = [[k for k, _ in found].index(k) for k, _ in own]
+            mean, low, high = (np.array([part[i] for _, part in own]) for i in range(3))
+            axis.plot(places, mean, line, color=colour, marker=mark, label=name, linewidth=1.8, markersize=5)
+            axis.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+        ticks = [k for k, _ in found if k <= 10]
+        axis.set_xticks(range(len(ticks)), [str(k) for k in ticks])
+        axis.set_xlabel("patients registered per class")
+        axis.set_ylabel("accuracy")
+        axis.set_title(title, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0][0].legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"z1": z1, "z2": z2, "curve": curve, "phantoms": phantoms, "covid": covid}
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
-    for name in parser.parse_args().only:
+    parser.add_argument("--plot", type=Path, help="Where the curves are drawn, e.g. docs/words-and-shots.png.")
+    options = parser.parse_args()
+    for name in options.only:
         say(f"### {name}\n")
         parts[name]()
         file = RUNS / "results.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps({**before, **results}, indent=1))
+    if options.plot is not None:
+        mark = "curve points | "
+        held = json.loads((RUNS / "results.json").read_text())
+        plot({name.removeprefix(mark): found for name, found in held.items() if name.startswith(mark)}, options.plot)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .novelty import NoveltyAnswer, NoveltyDetector, fit_novelty, nearest_similarity, none_of_these, winning_score
     from .operating_points import OperatingPoint, choose_operating_point, measure_operating_point
     from .outliers import Outlier, OutlierReport, outlier_scores
-    from .priors import ClassPrior, Words, WordsAndShotsClassifier, learn_prior_shots
+    from .priors import ClassPrior, Words, WordsAndShotsClassifier, WordsWorth, learn_prior_shots
     from .prototypes import PrototypeClassifier
     from .recipe import Recipe
     from .registration import Registration
@@ -121,6 +121,7 @@ __all__ = [
     "Trial",
     "Words",
     "WordsAndShotsClassifier",
+    "WordsWorth",
     "annotated",
     "choose_operating_point",
     "decide_studies",
@@ -204,6 +205,7 @@ _HOME = {
     "ClassPrior": "priors",
     "Words": "priors",
     "WordsAndShotsClassifier": "priors",
+    "WordsWorth": "priors",
     "learn_prior_shots": "priors",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,9 @@ from .support import (
     similarities,
     sorted_classes,
 )
+
+FURTHEST = 4.0
+"""A set's own shots make its words worth at most so many times more, or less, than what was learnt on seen classes."""
 
 CANDIDATES = tuple(float(2.0**exponent) for exponent in np.arange(-2, 6.5, 0.5))
 """Worths of words, in images, that are tried."""
@@ -81,19 +84,76 @@ class ClassPrior:
         return unit
 
 
+@dataclass(frozen=True)
+class WordsWorth:
+    """How many images words are worth, and what it takes to see that a set's words are worth more or less than usual.
+
+    Attributes:
+        shots: The number that did best on seen classes.
+        spread: Variance of a patient within its class, per direction in which words of seen classes differ.
+        typical: What `worth_by_shots` says of the words of seen classes, with the shots that tried them.
+    """
+
+    shots: float
+    spread: float
+    typical: float
+
+    def for_set(self, words: NDArray[np.float64], means: NDArray[np.float64], counts: NDArray[np.intp]) -> float:
+        """Return the worth of a set's words: `shots`, times how much more or less than usual its own shots say.
+
+        Args:
+            words: (c, d) unit directions of the classes that have words and shots.
+            means: (c, d) means of their shots.
+            counts: (c,) patients of each.
+        """
+        if len(words) < 2 or not (self.spread > 0 and self.typical > 0):
+            return self.shots
+        ratio = worth_by_shots(words, means, counts, self.spread) / self.typical
+        return self.shots * float(np.clip(ratio, 1 / FURTHEST, FURTHEST))
+
+
+def worth_by_shots(
+    words: NDArray[np.float64], means: NDArray[np.float64], counts: NDArray[np.intp], spread: float
+) -> float:
+    """Estimate how many images words are worth from how well they foretell the shots: empirical Bayes.
+
+    In the directions in which the words of the classes differ, the means of the shots are b times the words plus an
+    error, whose variance is that of the words plus spread / patients. The worth is spread over the words' own part.
+
+    Args:
+        words: (c, d) unit directions.
+        means: (c, d) means of the shots.
+        counts: (c,) patients of each class.
+        spread: Variance of a patient within its class per direction.
+
+    Returns:
+        Between 1/64 and 64 images.
+    """
+    differences = words - words.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(differences, full_matrices=False)
+    directions = directions[: min(len(words) - 1, int((sizes > 1e-9).sum()))]
+    if not len(directions):
+        return 1 / 64
+    told, seen = differences @ directions.T, (means - means.mean(axis=0)) @ directions.T  # (c, c - 1)
+    slope = max(float((told * seen).sum() / (told * told).sum()), 0.0)
+    error = float(((seen - slope * told) ** 2).sum()) / ((len(words) - 1) * len(directions))
+    own = error - spread * float((1 / counts).mean())
+    return float(np.clip(spread / max(own, spread / 64), 1 / 64, 64.0))
+
+
 @dataclass(frozen=True, eq=False)
 class Words:
     """What words say about the classes of a set, as it is kept with the set and with what is deployed of it.
 
     Attributes:
         priors: Class -> what its words say.
-        prior_shots: How many images they are worth.
+        prior_shots: How many images they are worth: a number, or what makes it one for each set.
         center: float32 (d,), what the image space is centred on.
         encoder: Fingerprint of the image encoder they were aligned with.
     """
 
     priors: Mapping[str, ClassPrior]
-    prior_shots: float
+    prior_shots: float | WordsWorth
     center: NDArray[np.float32]
     encoder: str
 
@@ -104,7 +164,9 @@ class Words:
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain JSON types that `from_json` turns back."""
         return {
-            "prior_shots": self.prior_shots,
+            "prior_shots": asdict(self.prior_shots)
+            if isinstance(self.prior_shots, WordsWorth)
+            else float(self.prior_shots),
             "encoder": self.encoder,
             "center": _as_text(self.center),
             "priors": {
@@ -123,7 +185,7 @@ class Words:
                 )
                 for name, prior in document["priors"].items()
             },
-            prior_shots=float(document["prior_shots"]),
+            prior_shots=WordsWorth(**worth) if isinstance(worth := document["prior_shots"], dict) else float(worth),
             center=_from_text(document["center"]),
             encoder=str(document["encoder"]),
         )
@@ -134,7 +196,8 @@ class WordsAndShotsClassifier:
 
     Args:
         priors: Class -> what its words say.
-        prior_shots: How many images the words are worth; learnt on seen classes by `learn_prior_shots`.
+        prior_shots: How many images the words are worth; learnt on seen classes by `learn_prior_shots`, and then fitted
+            to each set by how well its words foretell its shots.
         center: (d,) what the image space is centred on: the mean the words were aligned with.
         n_evidence: Support images, and phrases, named per decision for the winner and for the runner-up.
 
@@ -142,6 +205,7 @@ class WordsAndShotsClassifier:
         classes_: The classes of the words and of the support, sorted.
         prototypes_: float64 (n_classes, d), of unit length.
         shots_: Class -> patients of the support.
+        prior_shots_: How many images the words of this set are worth.
 
     Example:
         >>> words = {"a": ClassPrior(("left",), np.array([[1.0, 0.0]], dtype=np.float32))}
@@ -154,12 +218,13 @@ class WordsAndShotsClassifier:
     classes_: NDArray[Any]
     prototypes_: NDArray[np.float64]
     shots_: dict[Hashable, int]
+    prior_shots_: float
 
     def __init__(
         self,
         priors: Mapping[str, ClassPrior],
         *,
-        prior_shots: float = 4.0,
+        prior_shots: float | WordsWorth = 4.0,
         center: ArrayLike | None = None,
         n_evidence: int = DEFAULT_EVIDENCE,
     ) -> None:
@@ -191,7 +256,8 @@ class WordsAndShotsClassifier:
             ValueError: Neither words nor shots, lists of unequal length, vectors that do not fit the words.
         """
         check_evidence(self.n_evidence)
-        worth = float(self.prior_shots)
+        learnt = self.prior_shots
+        worth = learnt.shots if isinstance(learnt, WordsWorth) else float(learnt)
         if not (np.isfinite(worth) and worth > 0):
             raise ValueError(f"prior_shots must be a positive number of images; got {self.prior_shots!r}.")
         if not self.priors and not len(labels):
@@ -209,24 +275,30 @@ class WordsAndShotsClassifier:
         rows = prepare(support.vectors, "cosine", center) if support is not None else np.empty((0, dim))
         shown = {} if support is None else dict.fromkeys(support.labels)
         classes = sorted_classes([*shown, *(name for name in self.priors if name not in shown)])
-        prototypes, shots = [], {}
+        sums, shots = [], {}
         for label in classes:
             own = [] if support is None else [i for i, name in enumerate(support.labels) if name == label]
             by_patient: dict[Hashable, list[int]] = {}
             for i in own:
                 by_patient.setdefault(support.groups[i] if support is not None else i, []).append(i)
             parts = [rows[members].mean(axis=0) for members in by_patient.values()]
-            total = np.sum(parts, axis=0) if parts else np.zeros(dim)
-            prior = self.priors.get(str(label)) if isinstance(label, str) else None
-            if prior is not None:
-                total = total + worth * prior.mean
             shots[label] = len(parts)
-            prototypes.append(total)
+            sums.append(np.sum(parts, axis=0) if parts else np.zeros(dim))
+        told = [self.priors.get(label) if isinstance(label, str) else None for label in classes]
+        if isinstance(learnt, WordsWorth):
+            both = [i for i, (label, prior) in enumerate(zip(classes, told, strict=True)) if prior and shots[label]]
+            counts = np.array([shots[classes[i]] for i in both], dtype=np.intp)
+            words = np.array([prior.mean for i in both if (prior := told[i]) is not None]).reshape(-1, dim)
+            worth = learnt.for_set(words, np.array([sums[i] for i in both]).reshape(-1, dim) / counts[:, None], counts)
+        prototypes = [
+            total if prior is None else total + worth * prior.mean for total, prior in zip(sums, told, strict=True)
+        ]
         stacked = np.stack(prototypes)
         norm = np.sqrt((stacked * stacked).sum(axis=1, keepdims=True))
         self.classes_ = class_array(classes)
         self.prototypes_ = np.divide(stacked, norm, out=np.zeros_like(stacked), where=norm > 0)
         self.shots_ = shots
+        self.prior_shots_ = worth
         self._support, self._rows, self._center = support, rows, center
         return self
 
@@ -314,7 +386,7 @@ def learn_prior_shots(
     n_way: int = 5,
     n_episodes: int = 100,
     seed: int = 0,
-) -> float:
+) -> WordsWorth:
     """Learn how many images words are worth: the number with which words and shots together answer best.
 
     The priors must come from an alignment that never saw these classes (fit it without them), or words look better
@@ -332,7 +404,7 @@ def learn_prior_shots(
         seed: Of the draws.
 
     Returns:
-        prior_shots.
+        The worth, with what it takes to fit it to each set.
 
     Raises:
         ValueError: Fewer than two classes have both words and three patients, or more patients than any of the shots.
@@ -349,7 +421,8 @@ def learn_prior_shots(
         raise ValueError(f"Learning prior_shots takes two classes with words and three patients; got {len(names)}.")
     words = np.stack([priors[name].mean for name in names])  # (c, d)
     rng = np.random.default_rng(seed)
-    right, asked = np.zeros(len(CANDIDATES)), 0
+    right, asked, said = np.zeros(len(CANDIDATES)), 0, []
+    spread = _spread(prepared, owners, words, names)
     for k in shots:
         able = [name for name in names if len(owners[name]) > k]
         if len(able) < 2:
@@ -371,6 +444,7 @@ def learn_prior_shots(
             truth = np.repeat(np.arange(len(chosen)), [len(part) for part in queries])
             weight = np.concatenate([np.full(len(part), 1 / len(part)) for part in queries])
             among = words[[names.index(name) for name in chosen]]
+            said.append(worth_by_shots(among, means, np.full(len(chosen), k), spread))
             for place, worth in enumerate(CANDIDATES):
                 mixed = worth * among + k * means
                 mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
@@ -384,4 +458,20 @@ def learn_prior_shots(
         )
     best = right / asked
     near = np.flatnonzero(best >= best.max() - 0.001)  # a plateau's middle is safer than its highest point
-    return CANDIDATES[int(near[len(near) // 2])]
+    return WordsWorth(CANDIDATES[int(near[len(near) // 2])], spread, float(np.median(said)))
+
+
+def _spread(
+    rows: NDArray[np.float64],
+    owners: Mapping[str, Mapping[Hashable, list[int]]],
+    words: NDArray[np.float64],
+    names: Sequence[str],
+) -> float:
+    """Variance of an image within its class, per direction in which the words of the classes differ."""
+    _, _, directions = np.linalg.svd(words - words.mean(axis=0), full_matrices=False)
+    along = rows @ directions[: len(names) - 1].T
+    parts = []
+    for name in names:
+        own = along[[i for members in owners[name].values() for i in members]]
+        parts.append(((own - own.mean(axis=0)) ** 2).sum(axis=0) / max(len(own) - 1, 1))
+    return float(np.mean(parts))

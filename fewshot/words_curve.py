@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from episodes import PatientBootstrap, patient_bootstrap
 
-from .priors import ClassPrior, WordsAndShotsClassifier
+from .priors import ClassPrior, WordsAndShotsClassifier, WordsWorth
 from .prototypes import PrototypeClassifier
 from .support import as_vectors
 
@@ -50,7 +50,7 @@ def words_curve(
     groups: Sequence[Hashable],
     priors: Mapping[str, ClassPrior],
     *,
-    prior_shots: float,
+    prior_shots: float | WordsWorth,
     center: ArrayLike,
     shots: Sequence[int] = (0, 1, 2, 5, 10, 20),
     n_query: int = 15,

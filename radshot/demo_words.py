@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,8 @@ def words_demo(encoder: Encoder, reported: Manifest, queries: Manifest, folder: 
         n_episodes=30,
         seed=seed,
     )
-    model = model.with_settings(gamma=gamma, prior_shots=worth, seen=seen)
+    model = model.with_settings(gamma=gamma, prior_shots=worth.shots, seen=seen)
+    model.facts["worth"] = asdict(worth)
     model.save(folder)
 
     truth = [f"{side} {label}" for side, label in zip(queries.table["side"], queries.labels, strict=True)]
@@ -163,7 +164,7 @@ def words_demo(encoder: Encoder, reported: Manifest, queries: Manifest, folder: 
             "chance": 1 / len(unseen),
             "images": len(own),
             "gamma": gamma,
-            "prior_shots": worth,
+            "prior_shots": worth.shots,
             "generalized": {
                 key: [part.estimate, part.low, part.high]
                 for key, part in (

@@ -175,14 +175,14 @@ def as_words(model: ZeroShotModel, descriptions: dict[str, Prompts]) -> Any:
     """What descriptions say about where images lie, as a comparison set keeps it; remarks go to the user."""
     import numpy as np
 
-    from fewshot import ClassPrior, Words
+    from fewshot import ClassPrior, Words, WordsWorth
 
     space = model.space(descriptions)
     for remark in space.remarks:
         note(remark)
     return Words(
         priors={name: ClassPrior(*prior) for name, prior in model.image_priors(space).items()},
-        prior_shots=model.prior_shots,
+        prior_shots=WordsWorth(**worth) if (worth := model.facts.get("worth")) else model.prior_shots,
         center=model.to_image.image_mean.astype(np.float32),
         encoder=model.encoder,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,7 +150,7 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
     texts = model.encode_texts([data.texts[i] for i in kept])
     named = [labels[i] for i in kept]
     groups = None if data.groups is None else [data.groups[i] for i in kept]
-    gamma = prior_shots = None
+    gamma, worth = None, None
     try:
         gamma = choose_gamma(
             rows, named, space, lambda: make_alignment(alignment), texts=texts, groups=groups, seed=seed
@@ -158,7 +159,7 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
         note(f"gamma was not learnt: {error}")
     try:
         priors = class_disjoint_priors(rows, texts, named, space)
-        prior_shots = learn_prior_shots(
+        worth = learn_prior_shots(
             rows,
             named,
             {name: ClassPrior(*prior) for name, prior in priors.items()},
@@ -168,7 +169,10 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
         )
     except ValueError as error:
         note(f"prior_shots was not learnt: {error}")
-    return model.with_settings(gamma=gamma, prior_shots=prior_shots, seen=seen)
+    if worth is None:
+        return model.with_settings(gamma=gamma, seen=seen)
+    model.facts["worth"] = dataclasses.asdict(worth)
+    return model.with_settings(gamma=gamma, prior_shots=worth.shots, seen=seen)
 
 
 @command
@@ -426,7 +430,7 @@ def describe_command(
         json_file,
         {
             "set": str(folder),
-            "prior_shots": words.prior_shots,
+            "prior_shots": model.prior_shots,
             "classes": {
                 name: {"phrases": list(prior.phrases), "shots": shots.get(name, 0)}
                 for name, prior in words.priors.items()

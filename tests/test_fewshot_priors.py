@@ -32,7 +32,7 @@ from fewshot import (
     what_would_change,
 )
 from fewshot.deployment_store import FORMAT
-from fewshot.priors import CANDIDATES
+from fewshot.priors import CANDIDATES, WordsWorth, worth_by_shots
 
 DIM = 6
 CENTRES = {"a": [3, 0, 0, 1, 0, 0], "b": [0, 3, 0, 0, 1, 0], "c": [0, 0, 3, 0, 0, 1]}
@@ -238,9 +238,48 @@ def test_good_words_are_worth_many_images_and_bad_ones_few() -> None:
     good, fair, bad = (
         learn_prior_shots(rows, labels, said(off), groups=owners, n_episodes=40) for off in (0.0, 1.0, 50.0)
     )
-    assert {good, fair, bad} <= set(CANDIDATES)
-    assert bad <= 0.5 and good >= 8 and bad <= fair <= good
+    assert {good.shots, fair.shots, bad.shots} <= set(CANDIDATES)
+    assert bad.shots <= 0.5 and good.shots >= 8 and bad.shots <= fair.shots <= good.shots
+    assert bad.typical < fair.typical < good.typical  # what their shots say of them agrees
     assert fair == learn_prior_shots(rows, labels, said(1.0), groups=owners, n_episodes=40)
+
+
+def test_the_worth_that_shots_tell_follows_its_formula() -> None:
+    rng = np.random.default_rng(3)
+    words, means, counts = rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), np.array([1, 2, 4])
+    told = words - words.mean(axis=0)
+    # An orthonormal basis of the two directions in which the words differ, by hand.
+    first = told[0] / np.linalg.norm(told[0])
+    rest = told[1] - (told[1] @ first) * first
+    basis = np.stack([first, rest / np.linalg.norm(rest)])
+    seen, said_ = (means - means.mean(axis=0)) @ basis.T, told @ basis.T
+    slope = max((seen * said_).sum() / (said_ * said_).sum(), 0.0)
+    error = sum((seen[c, j] - slope * said_[c, j]) ** 2 for c in range(3) for j in range(2)) / (2 * 2)
+    own = error - 0.2 * (1 + 1 / 2 + 1 / 4) / 3
+    assert worth_by_shots(words, means, counts, 0.2) == pytest.approx(np.clip(0.2 / max(own, 0.2 / 64), 1 / 64, 64))
+    assert worth_by_shots(words, words, counts, 0.0001) > worth_by_shots(words, -words, counts, 0.0001)
+    assert worth_by_shots(np.ones((2, 5)), means[:2], counts[:2], 0.2) == 1 / 64  # words that do not differ say nothing
+
+
+def test_a_sets_own_shots_make_its_words_worth_more_or_less() -> None:
+    good, bad = (
+        np.array([[1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]]),
+        np.array([[0, 1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]),
+    )
+    rows = [[1.0, 0.1, 0, 0, 0, 0], [0.1, 1.0, 0, 0, 0, 0]]
+    learnt = WordsWorth(shots=2.0, spread=0.01, typical=1.0)
+    found = []
+    for words in (good, bad):
+        priors = {name: ClassPrior(("x",), row[None].astype(np.float32)) for name, row in zip("ab", words, strict=True)}
+        head = WordsAndShotsClassifier(priors, prior_shots=learnt).fit(rows, ["a", "b"])
+        plain = WordsAndShotsClassifier(priors, prior_shots=head.prior_shots_).fit(rows, ["a", "b"])
+        assert np.array_equal(head.prototypes_, plain.prototypes_)
+        found.append(head.prior_shots_)
+        one = WordsAndShotsClassifier(priors, prior_shots=learnt).fit(rows[:1], ["a"])
+        assert one.prior_shots_ == 2.0  # a single class with shots tells nothing about differences
+    assert 8.0 >= found[0] > 2.0 > found[1] >= 0.5
+    kept = Words({"a": priors["a"]}, learnt, CENTER, "e").to_json()
+    assert Words.from_json(json.loads(json.dumps(kept))).prior_shots == learnt
 
 
 def test_words_are_worth_more_where_patients_are_few_than_where_images_are_taken_for_them() -> None:
@@ -248,7 +287,7 @@ def test_words_are_worth_more_where_patients_are_few_than_where_images_are_taken
     arguments = rows, labels, said(0.5)
     unknown = learn_prior_shots(*arguments, groups=[None] * len(rows), n_episodes=10)
     assert unknown == learn_prior_shots(*arguments, n_episodes=10)  # an unknown patient is one of its own
-    assert learn_prior_shots(*arguments, groups=owners, n_episodes=40) >= 2.0
+    assert learn_prior_shots(*arguments, groups=owners, n_episodes=40).shots >= 2.0
 
 
 def test_classes_without_words_and_with_too_few_patients_take_no_part() -> None:

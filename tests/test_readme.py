@@ -20,6 +20,9 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_phantoms(phantoms, tmp_path / "demo" / "unseen", format="dicom")
     source = make_phantoms(SOURCE_FINDINGS[:10], patients_per_finding=6, images_per_patient=1, size=(64, 64), seed=1)
     write_phantoms(source, tmp_path / "demo" / "source", format="dicom")
+    for seed, folder in ((2, "reported"), (3, "sides")):
+        sided = make_phantoms(["mass", "nodule"], patients_per_finding=20, size=(64, 64), seed=seed)
+        write_phantoms(sided, tmp_path / "demo" / folder, format="dicom")
     encoder = load_encoder("untrained:conv4")
     encoder.save(tmp_path / "demo" / "encoder")  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
@@ -33,7 +36,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_command_of_the_readme_exists() -> None:
     from radshot.cli import app
 
-    known = {command.name for command in app.registered_commands}
+    known = {entry.name for entry in (*app.registered_commands, *app.registered_groups)}
     used = set(re.findall(r"^radshot (\w+)", README.read_text(encoding="utf-8"), flags=re.M))
     assert used and used <= known
 
