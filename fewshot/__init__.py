@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .novelty import NoveltyAnswer, NoveltyDetector, fit_novelty, nearest_similarity, none_of_these, winning_score
     from .operating_points import OperatingPoint, choose_operating_point, measure_operating_point
     from .outliers import Outlier, OutlierReport, outlier_scores
-    from .priors import ClassPrior, Words, WordsAndShotsClassifier, WordsWorth, learn_prior_shots
+    from .priors import ClassPrior, Words, WordsAndShotsClassifier
     from .prototypes import PrototypeClassifier
     from .recipe import Recipe
     from .registration import Registration
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .svm import SupportVectorClassifier
     from .training import Training, train
     from .training_config import METHODS, PRETRAINING, SIAMESE_LOSSES, TrainingConfig, TrainingError
+    from .words_worth import WordsWorth, learn_prior_shots
 
 __all__ = [
     "HEADS",
@@ -205,8 +206,8 @@ _HOME = {
     "ClassPrior": "priors",
     "Words": "priors",
     "WordsAndShotsClassifier": "priors",
-    "WordsWorth": "priors",
-    "learn_prior_shots": "priors",
+    "WordsWorth": "words_worth",
+    "learn_prior_shots": "words_worth",
     "PrototypeClassifier": "prototypes",
     "PrototypicalNetwork": "networks",
     "Recipe": "recipe",

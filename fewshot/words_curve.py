@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from episodes import PatientBootstrap, patient_bootstrap
 
-from .priors import ClassPrior, WordsAndShotsClassifier, WordsWorth
+from .priors import ClassPrior, WordsAndShotsClassifier
 from .prototypes import PrototypeClassifier
 from .support import as_vectors
+from .words_worth import WordsWorth
 
 WORDS, SHOTS, BOTH = "words alone", "shots alone", "both"
 """What is compared."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import Refused, Usage, list_refused, note
-from .manifest_options import Manifests
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,13 +18,15 @@ if TYPE_CHECKING:
     from embeddings import Encoder, TextEncoder
     from zeroshot import Prompts, ZeroShotModel
 
-__all__ = ["Manifests"]
-
 DESCRIBE_HELP = (
     "What the classes look like: a TOML file (a table per class with sentences and terms), or a built-in set: "
     "chestxray14, phantoms, anatomy, locations, modality."
 )
 Describe = Annotated[str, typer.Option("--describe", metavar="FILE|NAME", help=DESCRIBE_HELP, show_default=False)]
+Texts = Annotated[
+    list[str],
+    typer.Option("--text", metavar="COLUMN", help="Text column; repeat it to join several.", show_default=False),
+]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder made by radshot zeroshot fit.", show_default=False)
 ]

@@ -32,7 +32,7 @@ from fewshot import (
     what_would_change,
 )
 from fewshot.deployment_store import FORMAT
-from fewshot.priors import CANDIDATES, WordsWorth, worth_by_shots
+from fewshot.words_worth import CANDIDATES, WordsWorth, worth_by_shots
 
 DIM = 6
 CENTRES = {"a": [3, 0, 0, 1, 0, 0], "b": [0, 3, 0, 0, 1, 0], "c": [0, 0, 3, 0, 0, 1]}

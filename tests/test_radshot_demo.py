@@ -60,6 +60,13 @@ def test_result_has_every_figure(small_demo: Path) -> None:
     assert set(found["baselines"]) == {"pixels", "hog"}
     assert found["archive"]["rows"] == 5 * 12 * demo.UNSEEN_IMAGES and found["archive"]["sound"]
     assert 0 <= found["search"]["precision_at_5"] <= 1
+    words = found["words"]
+    assert not set(words["seen"]) & set(words["unseen"]) and words["chance"] == 1 / len(words["unseen"])
+    assert words["interval"][0] <= words["accuracy"] <= words["interval"][1]
+    assert set(words["generalized"]) == {"S", "U", "H", "AUSUC"} and words["prior_shots"] > 0
+    assert words["curve"][0]["k_shot"] == 0 and "shots alone" not in words["curve"][0]
+    assert all({"words alone", "both", "shots alone"} <= set(point) for point in words["curve"][1:])
+    assert (small_demo / "words" / "zeroshot.json").is_file()
     assert found["seconds"] > 0
     assert found["fewshot"]["query_patients"] == 5 * 7  # twelve patients a finding, five of them registered
 
