@@ -32,7 +32,7 @@ from embeddings import (
     load_text_encoder,
     train_text_encoder,
 )
-from episodes import Manifest, make_phantoms, patient_bootstrap, ranking_score
+from episodes import Manifest, make_phantoms, paired_difference, patient_bootstrap, ranking_score
 from fewshot import ClassPrior, learn_prior_shots
 from fewshot.words_curve import BOTH, SHOTS, WORDS, words_curve
 from zeroshot import (
@@ -161,6 +161,7 @@ def z1() -> None:
     anatomy, modality = built_in_descriptions("anatomy"), built_in_descriptions("modality")
     cases = [data.cases[i] for i in np.flatnonzero(dev)]
     captions = [data.caption[i] for i in np.flatnonzero(dev)]
+    outcomes: dict[tuple[str, str], NDArray[np.bool_]] = {}
     for row, x in sides.items():
         lines = []
         chosen = (
@@ -182,6 +183,8 @@ def z1() -> None:
                     scores = found.scores(x[dev], space.vectors)
                     right = np.asarray(space.classes, dtype=object)[scores.argmax(axis=1)] == truth
                     cells += [balanced(right, truth, cases), mean_auroc(scores, truth, space.classes)]
+                    if space is spaces[0] and text_name == "TF-IDF, captions + findings":
+                        outcomes[row, name] = right
                 hits = retrieval(found.scores(x[dev], shown), captions, groups=cases)
                 to_image = "/".join(f"{hits.text_to_image[k].estimate:.2f}" for k in (1, 5, 10))
                 to_text = "/".join(f"{hits.image_to_text[k].estimate:.2f}" for k in (1, 5, 10))
@@ -196,6 +199,15 @@ def z1() -> None:
              "caption to image R@1/5/10", "R@10, 95 %", "image to caption R@1/5/10"),
             lines,
         )  # fmt: skip
+    say("Paired differences of the category's accuracy, over patients; texts are captions with findings:\n")
+    truth = data.category[dev]
+    lines = []
+    for row in sides:
+        for other in list(ALIGNMENTS)[:2]:
+            gap = paired_difference(outcomes[row, MAIN], outcomes[row, other], codes(truth), codes(cases))
+            lines.append((row, f"{MAIN} - {other}", f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"))
+            results[f"z1 difference | {row} | {other}"] = lines[-1][2]
+    table(("row", "difference", "balanced accuracy"), lines)
 
 
 def medpix_spaces(words: TextEncoder, reports: Rows, names: Sequence[str]) -> dict[str, SemanticSpace]:

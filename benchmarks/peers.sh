@@ -11,8 +11,8 @@ pip=(.peers/bin/python -m pip install --quiet --disable-pip-version-check --cons
 "${pip[@]}" torch
 # What radshot's training, evaluation and image reading import, and what the peers need.
 "${pip[@]}" numpy scipy pandas pillow scikit-learn scikit-image pydicom einops safetensors filelock rich jinja2 pyarrow \
-    monai pytorch-metric-learning requests tqdm matplotlib "cython>=3" "setuptools<81" wheel
+    monai pytorch-metric-learning requests tqdm matplotlib faiss-cpu "cython>=3" "setuptools<81" wheel
 CYTHON_FORCE_REGEN=1 .peers/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
     --use-pep517 --config-settings="--global-option=build_ext" learn2learn==0.2.0
-.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps easyfsl==1.5.0 torchvision
+.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps easyfsl==1.5.0 torchvision timm
 .peers/bin/python benchmarks/peers_import.py

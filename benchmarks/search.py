@@ -5,9 +5,9 @@
 Vectors are synthetic: 2,000 clusters of normal vectors with normal noise (sigma 0.7); queries are rows with 2 % noise.
 Both sides answer the same queries in the same process in turn; a ratio is the peer's time over ours, the median of the
 pairs. The peers: faiss.IndexFlatIP on normalised vectors; the same with more neighbours asked for until ten pass the
-filter; `import torch` and faiss.read_index of that index for the cold start (no network is loaded, which favours the
-peer); scikit-learn's KNeighborsClassifier(metric="cosine", algorithm="brute"), fitted again for every added row. Memory
-is what the process holds privately (RssAnon) after a search, less what it held before.
+filter; `import torch`, with `--peer-python` also timm and a ResNet-50 of it, and faiss.read_index of that index for the
+cold start; scikit-learn's KNeighborsClassifier(metric="cosine", algorithm="brute"), fitted again for every added row.
+Memory is what the process holds privately (RssAnon) after a search, less what it held before.
 """
 
 from __future__ import annotations
@@ -214,16 +214,27 @@ def cold(options: argparse.Namespace) -> dict[str, float]:
         with Archive.open({str(archive)!r}, create=False) as held:
             Index(held).search(np.ones((1, {options.dim}), dtype=np.float32), 10)
     """
+    timm = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import peers_import
+        peers_import.prepare()
+        import timm
+        timm.create_model("resnet50")
+    """
     peer = f"""
         import numpy as np, torch, faiss
         index = faiss.read_index({str(options.work / "flat.faiss")!r})
         index.search(np.ones((1, {options.dim}), dtype=np.float32), 10)
     """
 
-    def run(code: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    def run(code: str, python: str = sys.executable) -> Callable[[], object]:
+        return lambda: subprocess.run([python, "-c", textwrap.dedent(code)], check=True)
 
     start = pairs(run(peer), run(ours), options.pairs)
+    if options.peer_python is not None:
+        whole = pairs(run(textwrap.dedent(timm) + textwrap.dedent(peer), options.peer_python), run(ours), options.pairs)
+        start = {**start, "with_timm": whole["ratio"]}
     helps = pairs(
         run("import torch"),
         lambda: subprocess.run([sys.executable, "-m", "radshot", "--help"], check=True, stdout=subprocess.DEVNULL),
@@ -273,6 +284,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--work", type=Path, default=Path("search"))
+    parser.add_argument("--peer-python", help="A Python with torch, timm and faiss, see benchmarks/peers.sh.")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     result: dict[str, object] = {"rows": options.rows, "dim": options.dim}

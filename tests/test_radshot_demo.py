@@ -32,6 +32,8 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("UNSEEN_PATIENTS", 12),
             ("TRAINING_EPISODES", 4),
             ("RANDOM_EPISODES", 5),
+            ("REPORTED_PATIENTS", 14),
+            ("WORDS_PATIENTS", 8),
         ):
             patch.setattr(demo, name, value)
         patch.setattr(demo_deployment, "CALIBRATION_PATIENTS", ASIDE)
