@@ -109,6 +109,7 @@ def _search_by_text(
     """Find the images a sentence describes, by the alignment of the archive's encoder with words."""
     from embeddings import EncoderMismatch, scan
     from zeroshot import ZeroShotModel
+    from zeroshot.vocabulary import said_of
 
     model = ZeroShotModel.load(words)
     if model.encoder != held.encoder_fingerprint:
@@ -117,6 +118,9 @@ def _search_by_text(
             f"'{held.path}' was made with another: fit them with that one (`radshot zeroshot fit`)."
         )
     wanted = model.text_vectors([text])
+    missing = model.unknown_words([text])[0][0]
+    if missing:
+        note(f"not known, and so not looked for: {said_of(model.text_encoder, missing)}")
     found = scan(held, lambda rows: model.shared.scores(rows, wanted)[:, 0], k, among=among)
     metadata, _ = held.rows(list(found.ids))
     _show_found(held.path, found.ids, found.scores, metadata, found.version, text, True, json_file)

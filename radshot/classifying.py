@@ -171,6 +171,9 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
     words = cases.words
     name = head or (DEFAULT_HEAD if words is None else WORDS_HEAD)
     remarks = []
+    alone = sorted(set(words.priors) - set(cases.classes)) if words is not None and name != WORDS_HEAD else []
+    if alone:
+        remarks.append(f"{name} decides by images alone; known by words only, and left out: {', '.join(alone)}")
     trained = heads_for(encoder.similarity)[len(COMPARED_HEADS) :]
     if trained and name not in trained:
         remarks.append(f"the encoder was trained with a head of its own: --head {trained[0]}")

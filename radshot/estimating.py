@@ -50,6 +50,7 @@ def estimate_command(
     """
     from fewshot import ComparisonSet, make_head
     from fewshot.estimation import estimate
+    from fewshot.registry import WORDS_HEAD
 
     from .inputs import check_heads, encoder_of
 
@@ -61,9 +62,12 @@ def estimate_command(
         if not len(snapshot):
             raise Refused(f"The comparison set '{folder}' is empty: register images of two classes before asking.")
         chosen = encoder_of(cases.archive, encoder)
-        name = _head_of(cases, chosen, head)
+        words = cases.words if head in (None, WORDS_HEAD) else None
+        name = _head_of(cases, chosen, head if head is not None or words is None else WORDS_HEAD)
     try:
-        make_head(name, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics)
+        make_head(
+            name, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics, words=words
+        )
         found = estimate(
             snapshot.vectors,
             [str(row["label"]) for row in snapshot.metadata],
@@ -75,6 +79,7 @@ def estimate_command(
                 center=chosen.source_mean,
                 similarity=chosen.similarity,
                 source=chosen.source_statistics,
+                words=words,
             ),
             n_repeats=repeats,
             n_folds=folds,

@@ -144,7 +144,7 @@ def semantic_spaces(classes: Sequence[str], settings: Settings) -> dict[str, Sem
     words = text_encoder_of(settings.text_encoder, mark_all(texts) if counts else texts, seed=settings.seed)
     traits = built_in_traits("chestxray14")
     return {
-        "descriptions": from_descriptions(said, words, prepare=mark_all if counts else None),
+        "descriptions": from_descriptions(said, words, prepare=mark_all if counts else None, strict=False),
         "traits": from_traits({name: traits[name] for name in classes}),
     }
 

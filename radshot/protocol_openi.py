@@ -155,7 +155,7 @@ def _zero_shot(
     from episodes.manifest import SEPARATOR
     from zeroshot import ZeroShotClassifier, built_in_descriptions
 
-    classifier = ZeroShotClassifier(model).describe(built_in_descriptions("chestxray14"))
+    classifier = ZeroShotClassifier(model).describe(built_in_descriptions("chestxray14"), leave_out=True)
     labels = label_sets(manifest.labels)
     rows, vectors = held.part(test[[bool(labels[row]) for row in test.tolist()]])
     if not len(rows):
@@ -165,13 +165,13 @@ def _zero_shot(
     mesh = manifest.table["mesh"].tolist()
     carried = [findings_of(mesh[row].split(SEPARATOR)) for row in rows.tolist()]
     owners = [(manifest.groups or [])[row] for row in rows.tolist()]
-    asked = list(MESH)
+    asked = [name for name in MESH if name in names]  # of the others no report speaks
     truth = np.array([[name in found for name in asked] for found in carried])
     columns = [names.index(name) for name in asked]
     findings = measure(presence[:, columns], truth, asked, owners, seed=seed)
     healthy = np.array([[NO_FINDING in labels[row]] for row in rows.tolist()])
     normal = None
-    if healthy.any() and not healthy.all():
+    if NO_FINDING in names and healthy.any() and not healthy.all():
         normal = measure(presence[:, [names.index(NO_FINDING)]], healthy, [NO_FINDING], owners, seed=seed)
     return findings, normal, len(rows), classifier.remarks_
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embeddings import Encoder, TextEncoder
+    from episodes import Manifest
     from zeroshot import Prompts, ZeroShotModel
 
 DESCRIBE_HELP = (
@@ -69,6 +70,13 @@ def descriptions_of(named: str) -> dict[str, Prompts]:
     return read_descriptions(named)
 
 
+def is_built_in(named: str) -> bool:
+    """Whether descriptions are a built-in set, of which classes may be left out that no report speaks of."""
+    from zeroshot.prompts import BUILT_IN
+
+    return named in BUILT_IN
+
+
 def open_model(folder: Path, encoder: str | None) -> tuple[ZeroShotModel, Encoder]:
     """A model and the image encoder it was aligned with.
 
@@ -99,7 +107,7 @@ def open_model(folder: Path, encoder: str | None) -> tuple[ZeroShotModel, Encode
 
 def read_with_texts(
     manifests: Sequence[Path],
-    encoder: Encoder | None,
+    encoder: Encoder,
     *,
     text: Sequence[str],
     label: str | None,
@@ -111,7 +119,7 @@ def read_with_texts(
 
     Args:
         manifests: Tables.
-        encoder: Embeds the images; None embeds nothing and keeps every row.
+        encoder: Embeds the images.
         text: Text columns; several are joined.
         label: Label column, or None.
         group: Patient column; None guesses, "none" for none.
@@ -122,29 +130,17 @@ def read_with_texts(
         Usage: A text column is missing.
         Refused: No image can be read.
     """
-    import numpy as np
-
     from .inputs import encode_readable, read_manifests
 
     source = read_manifests(manifests, labels=None if label is None else [label], group=group, where=where, image=image)
     texts: list[str] = []
     for manifest in source.manifests:
-        missing = [name for name in text if name not in manifest.table.columns]
-        if missing:
-            columns = ", ".join(map(str, manifest.table.columns))
-            raise Usage(f"{manifest.source} has no column {missing[0]!r}; it has {columns}.")
-        rows = manifest.table[list(text)].fillna("").astype(str).to_numpy().tolist() if text else []
-        texts += [". ".join(cell.strip() for cell in row if cell.strip()) for row in rows]
+        texts += _joined(manifest, text) if text else []
     texts = texts or [""] * len(source.images)
-    if encoder is None:
-        kept = list(range(len(source.images)))
-        refused: list[tuple[str, str]] = []
-        vectors = np.empty((len(kept), 0), dtype=np.float32)
-    else:
-        vectors, kept, refused = encode_readable(encoder, source.images)
-        list_refused(refused)
-        if not kept:
-            raise Refused(f"None of the {len(source.images):,} images could be read.")
+    vectors, kept, refused = encode_readable(encoder, source.images)
+    list_refused(refused)
+    if not kept:
+        raise Refused(f"None of the {len(source.images):,} images could be read.")
     return WithTexts(
         vectors=vectors,
         images=[source.images[i] for i in kept],
@@ -153,6 +149,56 @@ def read_with_texts(
         groups=None if source.groups is None else [source.groups[i] for i in kept],
         refused=refused,
     )
+
+
+def read_texts(
+    manifests: Sequence[Path], *, text: Sequence[str], group: str | None, where: str | None, image: str
+) -> WithTexts:
+    """Read the texts of every row, whether its image is there, and whether others have the same, or not.
+
+    Args:
+        manifests: Tables.
+        text: Text columns; several are joined.
+        group: Patient column; None guesses, "none" for none.
+        where: A condition.
+        image: Column of what the rows are called.
+
+    Raises:
+        Usage: A text column is missing.
+    """
+    import numpy as np
+
+    from episodes import Manifest
+
+    from .inputs import patient_column
+
+    images: list[Path] = []
+    texts: list[str] = []
+    groups: list[str] | None = []
+    for path in manifests:
+        bare = Manifest.read(path, label=None, group=None, image=image, where=where)
+        column = patient_column(bare) if group is None else None if group == "none" else group
+        images += bare.images
+        texts += _joined(bare, text)
+        owners = (
+            None if column is None else Manifest(bare.table, bare.folder, label=None, group=column, image=image).groups
+        )
+        groups = None if owners is None or groups is None else [*groups, *owners]
+    return WithTexts(np.empty((len(images), 0), dtype=np.float32), images, texts, None, groups, [])
+
+
+def _joined(manifest: Manifest, text: Sequence[str]) -> list[str]:
+    """The text of each row, several columns joined.
+
+    Raises:
+        Usage: A column is missing.
+    """
+    missing = [name for name in text if name not in manifest.table.columns]
+    if missing:
+        columns = ", ".join(map(str, manifest.table.columns))
+        raise Usage(f"{manifest.source} has no column {missing[0]!r}; it has {columns}.")
+    rows = manifest.table[list(text)].fillna("").astype(str).to_numpy().tolist()
+    return [". ".join(cell.strip() for cell in row if cell.strip()) for row in rows]
 
 
 def text_encoder_of(named: str, texts: Sequence[str], *, seed: int) -> TextEncoder:
@@ -172,13 +218,13 @@ def text_encoder_of(named: str, texts: Sequence[str], *, seed: int) -> TextEncod
     return load_text_encoder(lasting_spec(named))
 
 
-def as_words(model: ZeroShotModel, descriptions: dict[str, Prompts]) -> Any:
+def as_words(model: ZeroShotModel, descriptions: dict[str, Prompts], *, leave_out: bool = False) -> Any:
     """What descriptions say about where images lie, as a comparison set keeps it; remarks go to the user."""
     import numpy as np
 
     from fewshot import ClassPrior, Words, WordsWorth
 
-    space = model.space(descriptions)
+    space = model.space(descriptions, leave_out=leave_out)
     for remark in space.remarks:
         note(remark)
     return Words(

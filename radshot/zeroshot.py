@@ -138,11 +138,12 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
         note(f"{len(without)} classes are not described and are not counted as seen: {', '.join(without[:5])}.")
     if not kept:
         raise Refused("None of the images has a label that is described: check --label and --describe.")
-    space = model.space({name: descriptions[name] for name in seen})
+    space = model.space({name: descriptions[name] for name in seen}, leave_out=True)
     for remark in space.remarks:
         note(remark)
-    rows = data.vectors[kept]
+    kept = [i for i in kept if labels[i] in space.classes]
     texts = model.encode_texts([data.texts[i] for i in kept])
+    rows, seen = data.vectors[kept], list(space.classes)
     named = [labels[i] for i in kept]
     groups = None if data.groups is None else [data.groups[i] for i in kept]
     gamma, worth = None, None
@@ -199,11 +200,13 @@ def classify_command(
     from zeroshot import ZeroShotClassifier
 
     from .inputs import encode_readable
-    from .words import descriptions_of, open_model
+    from .words import descriptions_of, is_built_in, open_model
 
     descriptions = descriptions_of(describe)
     model, chosen = open_model(folder, encoder)
-    classifier = ZeroShotClassifier(model, least_margin=least_margin).describe(descriptions)
+    classifier = ZeroShotClassifier(model, least_margin=least_margin).describe(
+        descriptions, leave_out=is_built_in(describe)
+    )
     for remark in classifier.remarks_:
         note(remark)
     vectors, kept, refused = encode_readable(chosen, images)

@@ -39,11 +39,11 @@ def evaluate_command(
     """
     from zeroshot import ZeroShotClassifier
 
-    from .words import descriptions_of, open_model, read_with_texts
+    from .words import descriptions_of, is_built_in, open_model, read_with_texts
 
     descriptions = descriptions_of(describe)
     model, chosen = open_model(folder, encoder)
-    classifier = ZeroShotClassifier(model).describe(descriptions)
+    classifier = ZeroShotClassifier(model).describe(descriptions, leave_out=is_built_in(describe))
     for remark in classifier.remarks_:
         note(remark)
     data = read_with_texts(manifests, chosen, text=(), label=label, group=group, where=where, image=image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import typer
 from .console import (
     DONE,
     JsonOption,
+    Refused,
     Usage,
     check_target,
     command,
     exit_code,
     list_refused,
+    note,
     out,
     print_table,
     refused_json,
@@ -32,6 +35,9 @@ def describe_command(
         Path, typer.Option("--words", metavar="MODEL", help="Folder made by radshot zeroshot fit.", show_default=False)
     ],
     describe: Describe,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget what was said of other classes; by default it stays.")
+    ] = False,
     encoder: Annotated[str | None, typer.Option(metavar="ENC", help="The image encoder, if it has moved.")] = None,
     json_file: JsonOption = None,
 ) -> int:
@@ -46,14 +52,24 @@ def describe_command(
       radshot zeroshot describe cases --words words --describe findings.toml
       radshot classify cases new.png
     """
+    import numpy as np
+
     from fewshot import ComparisonSet
 
-    from .words import as_words, descriptions_of, open_model
+    from .words import as_words, descriptions_of, is_built_in, open_model
 
     descriptions = descriptions_of(describe)
     model, chosen = open_model(model_folder, encoder)
-    words = as_words(model, descriptions)
+    words = as_words(model, descriptions, leave_out=is_built_in(describe))
     with ComparisonSet.open(folder, encoder=chosen) as cases:
+        before = None if replace else cases.words
+        if before is not None:
+            if not np.array_equal(before.center, words.center):
+                raise Refused(
+                    f"What was said of {', '.join(sorted(before.priors))} comes from another fit of words than "
+                    f"'{model_folder}': describe all classes again with --replace."
+                )
+            words = dataclasses.replace(words, priors={**before.priors, **words.priors})
         cases.describe(words)
         shots = cases.shots
     rows = [(f"{len(words.priors[name].phrases)}", f"{shots.get(name, 0)}", name) for name in sorted(words.priors)]
@@ -99,14 +115,18 @@ def reports_command(
     """
     from zeroshot import Lexicon, report_labels
 
-    from .words import read_with_texts
+    from .words import read_texts
 
     if uncertain not in ("unknown", "present", "absent"):
         raise Usage(f"--uncertain is unknown, present or absent; got {uncertain!r}.")
     check_target(table, "--out")
     words = Lexicon.builtin() if lexicon is None else Lexicon.read(lexicon, extend=Lexicon.builtin())
-    data = read_with_texts(manifests, None, text=text, label=None, group=group, where=where, image=image)
+    data = read_texts(manifests, text=text, group=group, where=where, image=image)
+    if not any(said.strip() for said in data.texts):
+        raise Refused("None of the rows has a text: name the column with --text.")
     found = report_labels(data.texts, finding or None, uncertain=uncertain, lexicon=words)
+    if len(found.problems) == len(data.texts):
+        raise Refused(f"None of the {len(data.texts):,} reports could be read; the first: {found.problems[0][1]}")
     frame = found.frame(images=[str(path.absolute()) for path in data.images], groups=data.groups)
     named = [[name for name, value in zip(found.findings, row, strict=True) if value == 1] for row in found.table]
     frame.insert(1, "label", ["|".join(names) for names in named])
@@ -114,9 +134,14 @@ def reports_command(
     problems = [(str(data.images[i]), reason) for i, reason in found.problems]
     list_refused(problems)
     present, absent = (int((found.table == value).sum()) for value in (1, 0))
+    doubtful = found.contradicted
+    if doubtful:
+        note(
+            f"{len(doubtful):,} reports affirm a finding and deny it elsewhere, which is left empty: row {doubtful[0]}."
+        )
     out.print(
-        f"{len(data.texts):,} reports, {len(found.findings)} findings: {present:,} present, {absent:,} denied; "
-        f"in {table}"
+        f"{len(data.texts) - len(problems):,} reports, {len(found.findings)} findings: {present:,} present, "
+        f"{absent:,} denied; in {table}"
     )
     write_json(
         json_file,

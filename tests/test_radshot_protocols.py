@@ -302,7 +302,7 @@ def test_openi_measures_retrieval_and_findings(indiana: Path, tmp_path: Path) ->
         assert all(low <= estimate <= high for estimate, low, high in ends)
     asked = {name for name in HEADING_OF if name != "No Finding"}
     assert asked <= set(found["auroc"]) and "No Finding" in found["auroc"]
-    assert set(found["without_positives"]) == set(MESH) - asked
+    assert set(found["without_positives"]) <= set(MESH) - asked  # nor is what no report speaks of scored
     assert found["mean_auroc"][0] == pytest.approx(np.mean([found["auroc"][name][0] for name in asked]))
     assert "R@10" in page.read_text()
     again = answer("openi", indiana, "--encoder", "hog-64", "--archive", tmp_path / "vectors")

@@ -117,7 +117,7 @@ def test_texts_to_look_for_and_what_words_predict(model: ZeroShotModel, text_enc
     assert not model.encode_texts(["zebra"]).any()
     with pytest.raises(ZeroShotError, match=r"The text to look for is empty"):
         model.text_vectors(["Large nodule.", " "])
-    with pytest.raises(ZeroShotError, match=r"The text encoder 'tfidf-\d+' knows no word of 'zebra': use words that"):
+    with pytest.raises(ZeroShotError, match=r"The text encoder 'tfidf-\d+' knows no word of 'zebra' that matters"):
         model.text_vectors(["zebra"])
     priors = model.image_priors(model.space(SAID))
     assert list(priors) == list(SAID)
@@ -392,9 +392,7 @@ def test_what_cannot_be_asked_is_refused(model: ZeroShotModel) -> None:
     with pytest.raises(ZeroShotError, match=r"No class is described yet"):
         _ = clf.remarks_
     clf.describe({"effusion": prompts_for("effusion"), "nodule": Prompts(("Small nodule.",))})
-    with pytest.raises(
-        DescriptionError, match=r"The class 'nodule' has no absent form: describe it with Prompts\(pres"
-    ):
+    with pytest.raises(DescriptionError, match=r"The class 'nodule' has no absent form, which several labels"):
         clf.presence(images)
     for wrong in (images[:, :9], images[0]):
         with pytest.raises(

@@ -130,9 +130,7 @@ def test_sentences_without_a_known_word_are_left_out_and_said() -> None:
     assert space.phrases["a"] == ("fluid",) and len(space.phrase_vectors["a"]) == 1
     np.testing.assert_allclose(space.rows(["a"]), [slow_mean(["fluid"])])
     (remark,) = space.remarks
-    assert remark.startswith(
-        "Of 3 sentences about 'a' the text encoder knows no word of 2, which were left out: 'zebra'"
-    )
+    assert remark == "About 'a' 2 of 3 sentences hold no known word and were left out: 'zebra'."
 
 
 def test_a_text_longer_than_the_encoder_takes_is_said_to_be_cut() -> None:
@@ -152,7 +150,7 @@ def test_a_text_longer_than_the_encoder_takes_is_said_to_be_cut() -> None:
         ({"a": [" ", ""]}, r"The class 'a' has no text"),
         (
             {"a": "fluid", "b": ["zebra", "okapi"]},
-            r"encoder 'counter' knows no word of the description of 'b': describ",
+            r"encoder 'counter' knows no word of the description of 'b' that matters",
         ),
         ({"a": Prompts(("fluid",), ("zebra",))}, r"encoder 'counter' knows no word of the description of 'a'"),
     ],

@@ -60,11 +60,12 @@ class ZeroShotClassifier:
         self.n_evidence = n_evidence
         self._said: dict[str, Prompts] = {}
 
-    def describe(self, descriptions: Descriptions) -> ZeroShotClassifier:
+    def describe(self, descriptions: Descriptions, *, leave_out: bool = False) -> ZeroShotClassifier:
         """Add classes, or replace what was said of them.
 
         Args:
             descriptions: Class -> sentences, or prompts in present and absent forms.
+            leave_out: Leave classes out, with a remark, of which the text encoder knows no word.
 
         Returns:
             Itself.
@@ -73,9 +74,9 @@ class ZeroShotClassifier:
             DescriptionError: A class without any text, or without a word the text encoder knows; nothing is changed.
         """
         said = {**self._said, **{str(name): as_prompts(str(name), text) for name, text in descriptions.items()}}
-        self._space = self.model.space(said)
-        self._said = said
-        self.classes_ = np.asarray(list(said))
+        self._space = self.model.space(said, leave_out=leave_out)
+        self._said = {name: said[name] for name in self._space.classes}
+        self.classes_ = np.asarray(self._space.classes)
         return self
 
     @property
@@ -141,8 +142,8 @@ class ZeroShotClassifier:
         if space.absent is None:
             without = next(name for name, prompt in self._said.items() if not prompt.absent)
             raise DescriptionError(
-                f"The class {without!r} has no absent form: describe it with Prompts(present, absent) to ask for "
-                "several labels per image."
+                f"The class {without!r} has no absent form, which several labels per image need: give it `terms` or "
+                "`absent` in the file, or Prompts(present, absent)."
             )
         rows, usable = self._queries(vectors)
         found = np.full((len(rows), len(self.classes_)), np.nan)

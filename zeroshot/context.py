@@ -55,6 +55,7 @@ removed|interval removal|can be excluded|no|within limits of normal
 """
 
 _DOUBT_AFTER = """
+mimicking|simulating|
 possible|possibly|may be|may be due to|may be secondary to|may be related to|may be compatible with|
 may be consistent with|may be from|could be due to|could be secondary to|could be related to|may represent|
 may reflect|may indicate|may suggest|might|might be|could be|could represent|could reflect|could indicate|could|
@@ -71,7 +72,8 @@ _DOUBT_BEFORE = """
 cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|cannot be completely excluded|
 cannot be entirely excluded|cannot be definitely excluded|not excluded|not be excluded|is not excluded|
 are not excluded|not ruled out|is possible|are possible|possible|is suspected|is questioned|questioned|
-is questionable|questionable|is equivocal|equivocal|is a consideration|are considerations|is considered|
+is questionable|questionable|is equivocal|equivocal|is a consideration|
+would be a consideration|are considerations|is considered|
 in the differential|would be difficult to exclude|is difficult to exclude|difficult to exclude|not certain|
 is uncertain|versus|vs|is of concern|is not entirely excluded|may be present|might be present|could be present
 """

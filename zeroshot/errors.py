@@ -17,3 +17,7 @@ class LexiconError(ZeroShotError):
 
 class DescriptionError(ZeroShotError):
     """A class is described by nothing, or by something that cannot be used."""
+
+
+class UnknownDescription(DescriptionError):
+    """A class is described in words that the text encoder does not know."""

@@ -58,3 +58,9 @@ def is_english(text: str) -> bool:
     if foreign and foreign >= strict:
         return False
     return english > 0 and english >= len(words) / 30
+
+
+def may_be_english(text: str) -> bool:
+    """Return whether nothing speaks against English: plain Latin letters, and no small word of another language."""
+    words = re.findall(r"[^\W\d_]+", MARK.sub(" ", text).lower())
+    return bool(words) and all(word.isascii() and word not in _FOREIGN for word in words)

@@ -20,6 +20,7 @@ from .errors import ZeroShotError
 from .linear_map import LinearMap, checked_rows
 from .negation import mark_all
 from .semantics import Descriptions, SemanticSpace, from_descriptions
+from .vocabulary import said_of, unknown_words
 
 if TYPE_CHECKING:
     from embeddings import Encoder, TextEncoder
@@ -142,9 +143,11 @@ class ZeroShotModel:
                 "(`radshot zeroshot fit`)."
             )
 
-    def space(self, descriptions: Descriptions) -> SemanticSpace:
-        """Return the semantic vectors of described classes."""
-        return from_descriptions(descriptions, self.text_encoder, prepare=mark_all if self.denials else None)
+    def space(self, descriptions: Descriptions, *, leave_out: bool = False) -> SemanticSpace:
+        """Return the semantic vectors of described classes; see `from_descriptions`."""
+        return from_descriptions(
+            descriptions, self.text_encoder, prepare=mark_all if self.denials else None, leave_out=leave_out
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the vectors (n, d) of texts; a text that says nothing to the encoder has a row of zeros."""
@@ -174,15 +177,20 @@ class ZeroShotModel:
             ZeroShotError: A text is empty, or the text encoder knows no word of it.
         """
         rows = self.encode_texts(texts)
-        for text, row in zip(texts, rows, strict=True):
+        for text, row, (missing, enough) in zip(texts, rows, self.unknown_words(texts), strict=True):
             if not text.strip():
                 raise ZeroShotError("The text to look for is empty.")
-            if not np.linalg.norm(row) > 0:
+            if not (enough and np.linalg.norm(row) > 0):
                 raise ZeroShotError(
-                    f"The text encoder {self.text_encoder.name!r} knows no word of {text!r}: use words that occur in "
-                    "the reports it was fitted on."
+                    f"The text encoder {self.text_encoder.name!r} knows no word of {text[:80]!r} that matters "
+                    f"({said_of(self.text_encoder, missing[:6]) or 'there is none'}): use words that occur "
+                    "in the reports it was fitted on."
                 )
         return rows
+
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[tuple[str, ...], bool]]:
+        """Return, for each text, the words that matter and are not known, and whether any that matters is."""
+        return unknown_words(self.text_encoder, mark_all(texts) if self.denials else list(texts))
 
     def image_priors(self, space: SemanticSpace) -> dict[str, tuple[tuple[str, ...], NDArray[np.float32]]]:
         """Return where the images of each class should lie, sentence by sentence.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .context import ABSENT, PRESENT, UNCERTAIN, Scope, read_context, scopes
 from .errors import ReportError
-from .language import MARK, is_english
+from .language import MARK, is_english, may_be_english
 from .lexicon import Finding, Lexicon
 from .places import place_of, severity_of, side_of
 from .sections import READ, Sentence, joined, section_name, section_spans, sentences
@@ -119,7 +119,7 @@ def parse_report(text: str | Mapping[str, str], lexicon: Lexicon | None = None) 
     """
     lexicon = Lexicon.builtin() if lexicon is None else lexicon
     whole, spans = _sections(text)
-    if not is_english(whole):
+    if not (is_english(whole) or (may_be_english(whole) and any(lexicon.search(whole)))):
         raise ReportError(f"A report must be in English; this text does not seem to be: {_excerpt(whole)!r}.")
     every = tuple(one for name, start, end in spans for one in sentences(whole, name, start, end))
     mentions = tuple(mention for sentence in every for mention in _mentions(sentence, lexicon))

@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import DescriptionError, ZeroShotError
+from .errors import DescriptionError, UnknownDescription, ZeroShotError
 from .linear_map import checked_rows, unit_rows
 from .prompts import Prompts
+from .vocabulary import said_of, unknown_words
 
 if TYPE_CHECKING:
     from embeddings import TextEncoder
 
 Descriptions = Mapping[str, str | Sequence[str] | Prompts]
 """Class -> what is said of it: a sentence, sentences, or prompts in present and absent forms."""
+
+
+SHOWN_WORDS = 6
+"""Unknown words named in a remark, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,8 @@ def from_descriptions(
     encoder: TextEncoder,
     *,
     prepare: Callable[[Sequence[str]], list[str]] | None = None,
+    leave_out: bool = False,
+    strict: bool = True,
 ) -> SemanticSpace:
     """Make a class's vector the mean of the unit vectors of the sentences that describe it.
 
@@ -93,6 +100,8 @@ def from_descriptions(
         descriptions: Class -> sentences, or prompts with an absent form.
         encoder: Turns sentences into vectors.
         prepare: What is done to sentences first, as it was to the texts the encoder was fitted on.
+        leave_out: Leave a class out, with a remark, of which the encoder knows no word, instead of refusing all.
+        strict: A sentence counts only if a word of it that matters is known; else any known word will do.
 
     Returns:
         The space, with a remark for each sentence that says less than it seems: words the encoder does not know, text
@@ -107,17 +116,34 @@ def from_descriptions(
     remarks: list[str] = []
     vectors, absents, phrases, phrase_vectors = [], [], {}, {}
     for name, prompt in prompts.items():
-        kept, rows = _encoded(name, prompt.present, encoder, prepare, remarks)
+        try:
+            kept, rows = _encoded(name, prompt.present, encoder, prepare, strict, remarks)
+        except UnknownDescription as error:
+            if not leave_out:
+                raise
+            remarks.append(f"{name!r} is left out. {error}")
+            continue
         phrases[name], phrase_vectors[name] = kept, rows
         vectors.append(unit_rows(rows).mean(axis=0))
         if prompt.absent:
-            absents.append(unit_rows(_encoded(name, prompt.absent, encoder, prepare, [])[1]).mean(axis=0))
-    remarks += naming_others({name: prompt.present for name, prompt in prompts.items()})
+            absents.append(unit_rows(_encoded(name, prompt.absent, encoder, prepare, False, [])[1]).mean(axis=0))
+    if not vectors:
+        raise DescriptionError(
+            f"The text encoder {encoder.name!r} knows no word about any of the classes: {remarks[0]}"
+        )
+    for name, prompt in prompts.items():
+        lone = prompt.present[0] if len(prompt.present) == 1 else ""
+        denied = lone if re.match(r"(?:there is |there are )?no |without ", lone, re.IGNORECASE) else None
+        if denied is not None:
+            remarks.append(
+                f"{name!r} is described by what is not there ({denied!r}): say what is seen, or use `absent`."
+            )
+    remarks += naming_others({name: prompts[name].present for name in phrases})
     return SemanticSpace(
         kind="descriptions",
-        classes=tuple(prompts),
+        classes=tuple(phrases),
         vectors=np.stack(vectors),
-        absent=np.stack(absents) if len(absents) == len(prompts) else None,
+        absent=np.stack(absents) if len(absents) == len(vectors) else None,
         phrases=phrases,
         phrase_vectors=phrase_vectors,
         remarks=tuple(remarks),
@@ -190,6 +216,7 @@ def _encoded(
     sentences: Sequence[str],
     encoder: TextEncoder,
     prepare: Callable[[Sequence[str]], list[str]] | None,
+    strict: bool,
     remarks: list[str],
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Return the sentences that say something to the encoder, and their vectors.
@@ -197,18 +224,30 @@ def _encoded(
     Raises:
         DescriptionError: None does.
     """
-    rows = np.asarray(encoder.encode(list(sentences) if prepare is None else prepare(sentences)), dtype=np.float64)
-    told = np.linalg.norm(rows, axis=1) > 0
+    prepared = list(sentences) if prepare is None else prepare(sentences)
+    rows = np.asarray(encoder.encode(prepared), dtype=np.float64)
+    unknown = unknown_words(encoder, prepared)
+    told = (np.linalg.norm(rows, axis=1) > 0) & np.array(
+        [enough or not strict for _, enough in unknown], dtype=np.bool_
+    )
+    missing = tuple(dict.fromkeys(word for words, _ in unknown for word in words))
     if not told.any():
-        raise DescriptionError(
-            f"The text encoder {encoder.name!r} knows no word of the description of {name!r}: describe it in words "
-            "that occur in the reports it was fitted on, or take another text encoder."
+        raise UnknownDescription(
+            f"The text encoder {encoder.name!r} knows no word of the description of {name!r} that matters "
+            f"({said_of(encoder, missing[:SHOWN_WORDS]) or 'there is none'}): describe it in words that occur in the "
+            "reports it was fitted on, or take another text encoder."
         )
-    if not told.all():
+    left = int((~told).sum())
+    if left and not missing:  # an encoder that does not say which words it knows
         first = sentences[int(np.flatnonzero(~told)[0])]
         remarks.append(
-            f"Of {len(sentences)} sentences about {name!r} the text encoder knows no word of {int((~told).sum())}, "
-            f"which were left out: {first!r}."
+            f"About {name!r} {left} of {len(sentences)} sentences hold no known word and were left out: {first!r}."
+        )
+    if missing:
+        remarks.append(
+            f"About {name!r} these words are not known: {said_of(encoder, missing[:SHOWN_WORDS])}"
+            + (" and others" if len(missing) > SHOWN_WORDS else "")
+            + (f"; {left} of {len(sentences)} sentences say nothing without them and were left out." if left else ".")
         )
     for sentence, long in zip(sentences, encoder.truncated(list(sentences)), strict=True):
         if long:

@@ -25,11 +25,13 @@ class ReportLabels:
         findings: Canonical names, one per column.
         table: float64 (n_reports, n_findings) of 1 (present), 0 (absent) and NaN (not mentioned, or uncertain).
         problems: (row, reason) of each text that could not be read; its row is all NaN.
+        contradicted: Rows of reports that affirm a finding in one place and deny it in another.
     """
 
     findings: tuple[str, ...]
     table: NDArray[np.float64]
     problems: tuple[tuple[int, str], ...] = ()
+    contradicted: tuple[int, ...] = ()
 
     def frame(self, images: Sequence[str] | None = None, groups: Sequence[Hashable] | None = None) -> pd.DataFrame:
         """Return the labels as a data frame, one column per finding.
@@ -84,6 +86,7 @@ def report_labels(
     lexicon = Lexicon.builtin() if lexicon is None else lexicon
     rows: list[dict[str, float]] = []
     problems: list[tuple[int, str]] = []
+    contradicted: list[int] = []
     for i, text in enumerate(texts):
         row: dict[str, float] = {}
         try:
@@ -91,6 +94,8 @@ def report_labels(
         except ReportError as error:
             problems.append((i, str(error)))
         else:
+            if report.contradictions:
+                contradicted.append(i)
             for found, value in (
                 (report.absent, 0.0),
                 (report.uncertain, UNCERTAIN_AS[uncertain]),
@@ -108,7 +113,7 @@ def report_labels(
     table = np.full((len(rows), len(names)), np.nan)
     for i, row in enumerate(rows):
         table[i] = [row.get(name, np.nan) for name in names]
-    return ReportLabels(names, table, tuple(problems))
+    return ReportLabels(names, table, tuple(problems), tuple(contradicted))
 
 
 def _repeated(names: Sequence[str]) -> str:
