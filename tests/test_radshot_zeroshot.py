@@ -519,3 +519,60 @@ def test_pictures_of_any_size_are_asked_about(world: Path, tmp_path: Path) -> No
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 200), dtype=np.uint8)).save(tmp_path / "flat.png")
     (found,) = answer("zeroshot", "classify", world / "words", tmp_path / "flat.png", "--describe", "phantoms")
     assert found["label"]
+
+
+def test_words_of_a_search_that_are_not_known_are_named(world: Path) -> None:
+    result = run("search", world / "archive", "--text", "large zebra mass", "--words", world / "words")
+    assert "not known, and so not looked for: 'zebra'" in result.stderr
+    said = sentence(run("search", world / "archive", "--text", "There is a zebra", "--words", world / "words", code=3))
+    assert "knows no word of 'There is a zebra' that matters ('zebra')" in said
+
+
+def test_describing_further_classes_keeps_those_before_unless_replaced(world: Path, tmp_path: Path) -> None:
+    cases, said = (
+        tmp_path / "cases",
+        ("zeroshot", "describe", tmp_path / "cases", "--words", world / "words", "--describe"),
+    )
+    first = described(tmp_path / "a.toml", 'effusion = "Pleural effusion."\n')
+    second = described(tmp_path / "b.toml", 'mass = "Lung mass."\n')
+    assert set(answer(*said, first)["classes"]) == {"effusion"}
+    assert set(answer(*said, second)["classes"]) == {"effusion", "mass"}
+    fit(world, "--out", tmp_path / "again", "--alignment", "ridge", "--where", "label <> 'mass'")
+    other = ("zeroshot", "describe", cases, "--words", tmp_path / "again", "--describe", first)
+    assert "describe all classes again with --replace" in sentence(run(*other, code=3))
+    assert set(answer(*other, "--replace")["classes"]) == {"effusion"}
+    (image,) = images_of(world, "mass", 1)
+    left = run("register", cases, "--label", "mass", image)
+    assert left.exit_code == 0
+    told = run("classify", cases, image, "--head", "prototypes")
+    assert "known by words only, and left out: effusion" in told.stderr
+
+
+def test_reports_are_read_whether_or_not_their_images_are_there(tmp_path: Path) -> None:
+    table, labels = tmp_path / "reports.csv", tmp_path / "labels.csv"
+    table.write_text(
+        "image,report\nXray,Small left effusion.\nXray,No pneumothorax.\nXray,Small effusion. No effusion.\nXray,\n"
+    )
+    result = run("zeroshot", "reports", table, "--text", "report", "--out", labels, "--group", "none", code=1)
+    frame = pd.read_csv(labels)
+    assert frame["Pleural Effusion"].tolist()[0] == 1 and len(frame) == 4
+    assert "1 reports affirm a finding and deny it elsewhere" in result.stderr
+    table.write_text("image,report\nXray,Kein Erguss und keine Stauung\n")
+    gone = tmp_path / "none.csv"
+    said = sentence(run("zeroshot", "reports", table, "--text", "report", "--out", gone, "--group", "none", code=3))
+    assert "None of the 1 reports could be read" in said and not gone.exists()
+
+
+def test_a_described_set_is_estimated_with_its_words_before_and_after_deploying(world: Path, tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    said = described(tmp_path / "a.toml", 'effusion = "Pleural effusion."\nmass = "Lung mass."\n')
+    run("zeroshot", "describe", cases, "--words", world / "words", "--describe", said)
+    for finding in ("effusion", "mass"):
+        images = images_of(world, finding, 4)
+        patients = [option for i in range(4) for option in ("--patient", f"{finding} {i}")]
+        run("register", cases, "--label", finding, *images, *patients)
+    before = answer("estimate", cases)
+    assert before["head"] == "words"
+    run("deploy", cases)
+    after = answer("estimate", cases)
+    assert after["head"] == "words" and after["accuracy"] == before["accuracy"]
