@@ -254,7 +254,7 @@ class ComparisonSet:
         Args:
             id: One image's id.
             patient: All images of a patient.
-            label: All images of a class.
+            label: All images of a class, and what words say of it; what was deployed keeps its words until deployed anew.
 
         Returns:
             The removed ids.
@@ -266,6 +266,12 @@ class ComparisonSet:
         given = [name for name, value in (("id", id), ("patient", patient), ("label", label)) if value is not None]
         if len(given) != 1:
             raise ValueError(f"Name one of id, patient or label to remove; got {', '.join(given) or 'none'}.")
+        words = self.archive.get_note(WORDS)
+        if label is not None and words is not None and label in words["priors"]:
+            left = {name: prior for name, prior in words["priors"].items() if name != label}
+            self.archive.set_note(WORDS, {**words, "priors": left} if left else None)
+            if label not in self.classes:
+                return ()
         with self.archive.writing():  # nobody may add to a class between the look and the removal
             if patient is not None:
                 removed = self.forget(patient=patient)[0]

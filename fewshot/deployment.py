@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from embeddings import SimilarityHead, SourceStatistics
 
     from .head import Head
+    from .priors import Words
 
 
 class Deployment:
@@ -78,6 +79,11 @@ class Deployment:
         images = "image was" if self.removed == 1 else "images were"
         again = f"{self.removed:,} {images} removed since it was made; it was fitted again without."
         return (again, *self.fitted.remarks)
+
+    @property
+    def words(self) -> Words | None:
+        """What words said of the classes when it was made, if it decides by them."""
+        return self._words
 
     @property
     def promised(self) -> float | None:

@@ -101,7 +101,13 @@ def fit_folds(make: Callable[[], Head], support: Support, rows: list[NDArray[np.
         )
         known = np.unique(support.targets[kept])  # classes are sorted alike in both
         if len(head.classes_) > len(known):  # of some it knows words where it has no shots
-            known = np.array([support.classes.index(as_label(label)) for label in head.classes_], dtype=np.intp)
+            place = {label: i for i, label in enumerate(support.classes)}
+            strange = [label for label in map(as_label, head.classes_) if label not in place]
+            if strange:
+                raise ValueError(
+                    f"{strange[0]!r} is known by words alone: leaving patients out takes classes with images."
+                )
+            known = np.array([place[as_label(label)] for label in head.classes_], dtype=np.intp)
         found.append(Fold(own, head, known))
     return found
 

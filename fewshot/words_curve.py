@@ -12,7 +12,7 @@ from episodes import PatientBootstrap, patient_bootstrap
 
 from .priors import ClassPrior, WordsAndShotsClassifier
 from .prototypes import PrototypeClassifier
-from .support import as_vectors
+from .support import as_vectors, is_missing
 from .words_worth import WordsWorth
 
 WORDS, SHOTS, BOTH = "words alone", "shots alone", "both"
@@ -79,7 +79,8 @@ def words_curve(
     owned: dict[str, dict[Hashable, list[int]]] = {}
     for i, (label, group) in enumerate(zip(labels, groups, strict=True)):
         if str(label) in priors:
-            owned.setdefault(str(label), {}).setdefault(group, []).append(i)
+            owner = ("image", i) if is_missing(group) else ("patient", group)
+            owned.setdefault(str(label), {}).setdefault(owner, []).append(i)
     points = []
     for k in sorted(shots):
         able = tuple(sorted(name for name, own in owned.items() if len(own) > k))

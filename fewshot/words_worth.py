@@ -143,10 +143,14 @@ def learn_prior_shots(
                     for own, order in zip(picked, orders, strict=True)
                 ]
             )
+            asked_of = [list(owners[name]) for name in chosen]
+            barred = {who[j] for who, order in zip(asked_of, orders, strict=True) for j in order[:k].tolist()}
             queries = [
-                prepared[[int(rng.choice(own[j])) for j in order[k : k + 10]]]
-                for own, order in zip(picked, orders, strict=True)
+                prepared[[int(rng.choice(own[j])) for j in order[k:] if who[j] not in barred][:10]]
+                for own, who, order in zip(picked, asked_of, orders, strict=True)
             ]
+            if not all(len(part) for part in queries):  # every further patient of a class supports another
+                continue
             truth = np.repeat(np.arange(len(chosen)), [len(part) for part in queries])
             weight = np.concatenate([np.full(len(part), 1 / len(part)) for part in queries])
             among = words[[names.index(name) for name in chosen]]

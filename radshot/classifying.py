@@ -87,7 +87,7 @@ def classify_command(
     if study is not None and len(study) != len(images):
         raise Usage(f"--study repeats once per image, in order: {len(images)} images, {len(study)} studies.")
     with ComparisonSet.open(folder) as cases:
-        if not len(cases.snapshot) and cases.words is None:
+        if not len(cases.snapshot) and cases.archive.get_note("words") is None:
             raise Refused(f"The comparison set '{folder}' is empty: register at least one image before asking.")
         chosen = encoder_of(cases.archive, encoder)
         asked = _whom(cases, chosen, head, deployment)
@@ -168,12 +168,17 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
         support = snapshot.take([snapshot.positions[name] for name in found.support_ids])
         return Asked(found.head, support, found, found.make, tuple(remarks))
     snapshot = cases.snapshot
-    words = cases.words
+    try:
+        words = cases.words if head in (None, WORDS_HEAD) or not len(snapshot) else None
+    except ValueError as error:
+        raise Refused(str(error)) from None
     name = head or (DEFAULT_HEAD if words is None else WORDS_HEAD)
     remarks = []
-    alone = sorted(set(words.priors) - set(cases.classes)) if words is not None and name != WORDS_HEAD else []
-    if alone:
-        remarks.append(f"{name} decides by images alone; known by words only, and left out: {', '.join(alone)}")
+    described = cases.archive.get_note("words")
+    if described is not None and name != WORDS_HEAD:
+        alone = sorted(set(described["priors"]) - set(cases.classes))
+        said = f"; known by words only, and left out: {', '.join(alone)}" if alone else ""
+        remarks.append(f"{name} decides by images alone{said}")
     trained = heads_for(encoder.similarity)[len(COMPARED_HEADS) :]
     if trained and name not in trained:
         remarks.append(f"the encoder was trained with a head of its own: --head {trained[0]}")
@@ -187,12 +192,13 @@ def _whom(cases: ComparisonSet, encoder: Encoder, head: str | None, number: int 
             words=words,
         )
 
+    labels = [str(row["label"]) for row in snapshot.metadata]
+    patients = [row.get("patient") for row in snapshot.metadata]
     try:
         fitted = make()
+        fitted.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
     except ValueError as error:
         raise Refused(str(error)) from None
-    labels = [str(row["label"]) for row in snapshot.metadata]
-    fitted.fit(snapshot.vectors, labels, ids=snapshot.ids, groups=[row.get("patient") for row in snapshot.metadata])
     if isinstance(fitted, AutoClassifier):
         remarks.append(f"the head was chosen: {fitted.choice_.reason}")
         name = fitted.choice_.name  # what would change the answer is asked of this head, not of the choice

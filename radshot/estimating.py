@@ -15,7 +15,7 @@ from .sets import SetFolder
 
 if TYPE_CHECKING:
     from embeddings import Encoder
-    from fewshot import ComparisonSet
+    from fewshot import ComparisonSet, Words
     from fewshot.estimate_report import Estimate
 
 #: Support images named as hard.
@@ -50,7 +50,6 @@ def estimate_command(
     """
     from fewshot import ComparisonSet, make_head
     from fewshot.estimation import estimate
-    from fewshot.registry import WORDS_HEAD
 
     from .inputs import check_heads, encoder_of
 
@@ -62,8 +61,11 @@ def estimate_command(
         if not len(snapshot):
             raise Refused(f"The comparison set '{folder}' is empty: register images of two classes before asking.")
         chosen = encoder_of(cases.archive, encoder)
-        words = cases.words if head in (None, WORDS_HEAD) else None
-        name = _head_of(cases, chosen, head if head is not None or words is None else WORDS_HEAD)
+        name, words = _head_of(cases, chosen, head)
+        unseen = sorted(set(words.priors) - set(cases.classes)) if words is not None else []
+        if words is not None and unseen:
+            note(f"estimated among the registered classes; known by words only, and left out: {', '.join(unseen)}")
+            words = replace(words, priors={name: words.priors[name] for name in words.priors if name not in unseen})
     try:
         make_head(
             name, center=chosen.source_mean, similarity=chosen.similarity, source=chosen.source_statistics, words=words
@@ -102,9 +104,10 @@ def estimate_command(
     return DONE
 
 
-def _head_of(cases: ComparisonSet, encoder: Encoder, head: str | None) -> str:
-    """The head asked for, the deployment's, or the one that `auto` takes on the whole set."""
+def _head_of(cases: ComparisonSet, encoder: Encoder, head: str | None) -> tuple[str, Words | None]:
+    """The head asked for, the deployment's, or the one that answers without; and the words it decides by."""
     from fewshot import AutoClassifier, has_deployment, open_deployment
+    from fewshot.registry import WORDS_HEAD
 
     if head is None and has_deployment(cases):
         try:
@@ -113,16 +116,22 @@ def _head_of(cases: ComparisonSet, encoder: Encoder, head: str | None) -> str:
             raise Refused(str(error)) from None
         chosen_on_it = ", chosen on these very images, which flatters it a little" if found.fitted.head_reason else ""
         note(f"the head is that of deployment {found.number}: {found.fitted.head}{chosen_on_it}")
-        return found.fitted.head
+        return found.fitted.head, found.words
+    try:
+        words = cases.words if head in (None, WORDS_HEAD) else None
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if words is not None:
+        return WORDS_HEAD, words
     if head not in (None, "auto"):
-        return str(head)
+        return str(head), None
     snapshot = cases.snapshot
     labels = [str(row["label"]) for row in snapshot.metadata]
     patients = [row.get("patient") for row in snapshot.metadata]
     chosen = AutoClassifier(center=encoder.source_mean).fit(snapshot.vectors, labels, ids=snapshot.ids, groups=patients)
     if chosen.choice_.trials:
         note(f"the head was chosen on these very images, which flatters it a little: {chosen.choice_.reason}")
-    return chosen.choice_.name
+    return chosen.choice_.name, None
 
 
 def _print_estimate(found: Estimate) -> None:

@@ -130,7 +130,10 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
     from zeroshot import ZeroShotError, choose_gamma, make_alignment
     from zeroshot.disjoint import class_disjoint_priors
 
-    labels = [label if isinstance(label, str) else "" for label in data.labels or ()]
+    given = [(label,) if isinstance(label, str) else tuple(label or ()) for label in data.labels or ()]
+    labels = [names[0] if len(names) == 1 else "" for names in given]
+    if several := sum(len(names) > 1 for names in given):
+        note(f"{several:,} images have several labels and take no part in learning gamma and prior_shots.")
     kept = [i for i, label in enumerate(labels) if label in descriptions]
     seen = sorted({labels[i] for i in kept})
     without = sorted({label for label in labels if label and label not in descriptions})
@@ -159,7 +162,7 @@ def _with_classes(model: ZeroShotModel, data: WithTexts, descriptions: Any, alig
             rows,
             named,
             {name: ClassPrior(*prior) for name, prior in priors.items()},
-            center=rows.mean(axis=0),
+            center=model.to_image.image_mean,
             groups=groups,
             seed=seed,
         )

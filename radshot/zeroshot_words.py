@@ -62,7 +62,10 @@ def describe_command(
     model, chosen = open_model(model_folder, encoder)
     words = as_words(model, descriptions, leave_out=is_built_in(describe))
     with ComparisonSet.open(folder, encoder=chosen) as cases:
-        before = None if replace else cases.words
+        try:
+            before = None if replace else cases.words
+        except ValueError as error:
+            raise Refused(f"{error} Give --replace.") from None
         if before is not None:
             if not np.array_equal(before.center, words.center):
                 raise Refused(
@@ -111,7 +114,8 @@ def reports_command(
 
     The table has a column per finding of 1 (present), 0 (denied) and nothing
     (not mentioned, which is not absent), and a label column of what is
-    present; radshot train and evaluate take it as a manifest.
+    present; radshot train and evaluate take it as a manifest with
+    --where "label is not null", for a report may affirm nothing.
     """
     from zeroshot import Lexicon, report_labels
 

@@ -214,12 +214,23 @@ def test_a_folder_without_a_model_and_a_text_encoder_that_was_changed(model: Zer
     with pytest.raises(ZeroShotError, match=r"'.*none' holds no zero-shot model: make one with `radshot zeroshot fit"):
         ZeroShotModel.load(tmp_path / "none")
     folder = saved(model, tmp_path / "m")
-    TfidfTextEncoder(dim=4).fit(world(seed=5)[1]).save(folder / "text")
+    (text,) = folder.glob("text-*")
+    TfidfTextEncoder(dim=4).fit(world(seed=5)[1]).save(text)
     with pytest.raises(ZeroShotError, match=r"The text encoder in '.*' is not the one the model was fitted with"):
         ZeroShotModel.load(folder)
-    (folder / "text" / "weights.safetensors").write_bytes(b"0" * 40)
+    (text / "weights.safetensors").write_bytes(b"0" * 40)
     with pytest.raises(EncoderError, match=r"weights\.safetensors"):
         ZeroShotModel.load(folder)
+
+
+def test_a_model_that_is_written_over_keeps_one_text_encoder(model: ZeroShotModel, tmp_path: Path) -> None:
+    saved(model, tmp_path)
+    (before,) = tmp_path.glob("text-*")
+    other = TfidfTextEncoder(dim=4).fit(world(seed=5)[1])
+    (tmp_path / f"text-{other.fingerprint[:12]}").mkdir()  # what a kill while writing another leaves behind
+    assert ZeroShotModel.load(tmp_path).text_encoder.fingerprint == model.text_encoder.fingerprint
+    model.save(tmp_path)
+    assert list(tmp_path.glob("text-*")) == [before]
 
 
 def test_weights_that_do_not_fit_together_are_refused(model: ZeroShotModel, tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ def test_sentences_without_a_known_word_are_left_out_and_said() -> None:
     assert remark == "About 'a' 2 of 3 sentences hold no known word and were left out: 'zebra'."
 
 
+def test_an_absent_form_of_unknown_words_leaves_the_class_its_presence() -> None:
+    space = from_descriptions({"a": Prompts(("fluid",), ("zebra",)), "b": Prompts(("air",), ("fluid",))}, Counter())
+    assert space.absent is not None and np.isnan(space.absent[0]).all() and np.isfinite(space.absent[1]).all()
+    assert space.remarks == ("Of the absence of 'a' the texts say nothing: only its presence counts.",)
+
+
 def test_a_text_longer_than_the_encoder_takes_is_said_to_be_cut() -> None:
     long = "fluid " * 30 + "air"
     space = from_descriptions({"a": long, "b": "air"}, Counter())
@@ -152,7 +158,6 @@ def test_a_text_longer_than_the_encoder_takes_is_said_to_be_cut() -> None:
             {"a": "fluid", "b": ["zebra", "okapi"]},
             r"encoder 'counter' knows no word of the description of 'b' that matters",
         ),
-        ({"a": Prompts(("fluid",), ("zebra",))}, r"encoder 'counter' knows no word of the description of 'a'"),
     ],
 )
 def test_a_class_of_which_nothing_is_said_is_refused(said: dict[str, str], problem: str) -> None:

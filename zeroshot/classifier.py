@@ -147,7 +147,9 @@ class ZeroShotClassifier:
             )
         rows, usable = self._queries(vectors)
         found = np.full((len(rows), len(self.classes_)), np.nan)
-        directions = self.model.shared.texts(space.vectors) - self.model.shared.texts(space.absent)  # (c, k)
+        directions = self.model.shared.texts(space.vectors)  # (c, k)
+        told = np.isfinite(space.absent).all(axis=1)
+        directions[told] -= self.model.shared.texts(space.absent[told])
         found[usable] = self.model.unusual(self.model.shared.images(rows[usable]) @ directions.T, directions)
         return found
 

@@ -343,7 +343,13 @@ def _codes(groups: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
     if len(groups) != n:
         raise ZeroShotError(f"{n} images need {n} patients; got {len(groups)}.")
     first: dict[Hashable, int] = {}
-    return np.array([first.setdefault(group, len(first)) for group in groups], dtype=np.intp)
+    owners = [("row", i) if missing(group) else ("patient", group) for i, group in enumerate(groups)]
+    return np.array([first.setdefault(owner, len(first)) for owner in owners], dtype=np.intp)
+
+
+def missing(group: Hashable | None) -> bool:
+    """Whether a patient is None or NaN, as tables write what is unknown; each such row is a patient of its own."""
+    return group is None or group != group
 
 
 def _interval(estimate: float, samples: NDArray[np.float64]) -> Interval:

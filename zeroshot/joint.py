@@ -21,6 +21,7 @@ from embeddings import Augmentation, ImageSource, Preprocess, TorchEncoder, buil
 from episodes import PixelCache
 
 from .errors import ZeroShotError
+from .generalized import missing
 from .linear_map import unit_rows
 
 if TYPE_CHECKING:
@@ -212,7 +213,9 @@ def _word_table(texts: Sequence[str], count: int) -> NDArray[np.float64]:
 
 def _cases(texts: Sequence[str], groups: Sequence[Hashable] | None) -> NDArray[np.int64]:
     first: dict[Hashable, int] = {}
-    keys = [text.strip() for text in texts] if groups is None else list(groups)
+    keys: list[Hashable] = [text.strip() for text in texts]
+    if groups is not None:
+        keys = [("text", keys[i]) if missing(group) else ("case", group) for i, group in enumerate(groups)]
     return np.array([first.setdefault(key, len(first)) for key in keys], dtype=np.int64)
 
 

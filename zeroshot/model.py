@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ MODEL_FILE = "zeroshot.json"
 """The file that makes a folder a model."""
 
 TEXT_FOLDER = "text"
-"""Where in it the text encoder lies."""
+"""What the folder of its text encoder begins with; the encoder's fingerprint follows."""
 
 FORMAT = 1
 """Of the document; a larger one is refused."""
@@ -231,6 +232,7 @@ class ZeroShotModel:
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         digest = hashlib.sha256(content).hexdigest()
         weights = f"alignment-{digest[:12]}.safetensors"
+        text = f"{TEXT_FOLDER}-{self.text_encoder.fingerprint[:12]}"
         document = {
             "format": FORMAT,
             "encoder": self.encoder,
@@ -241,15 +243,19 @@ class ZeroShotModel:
             "seen": list(self.seen),
             "denials": self.denials,
             "facts": self.facts,
+            "text": text,
             "text_encoder": self.text_encoder.fingerprint,
             "weights": weights,
             "sha256": digest,
         }
         try:
             target.mkdir(parents=True, exist_ok=True)
-            self.text_encoder.save(target / TEXT_FOLDER)
+            self.text_encoder.save(target / text)
             _write(target / weights, content)
             _write(target / MODEL_FILE, json.dumps(document, indent=1).encode())
+            for old in target.glob(f"{TEXT_FOLDER}-*"):
+                if old.name != text and old.is_dir():
+                    shutil.rmtree(old, ignore_errors=True)
             for old in target.glob("alignment-*.safetensors"):
                 if old.name != weights:
                     old.unlink(missing_ok=True)
@@ -286,7 +292,7 @@ class ZeroShotModel:
                 )
                 for part in ("shared.", "to_image.")
             ]
-            text_encoder = load_text_encoder(target / TEXT_FOLDER)
+            text_encoder = load_text_encoder(target / Path(document["text"]).name)
             if text_encoder.fingerprint != document["text_encoder"]:
                 raise ZeroShotError(f"The text encoder in '{target}' is not the one the model was fitted with.")
             return cls(

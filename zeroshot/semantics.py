@@ -39,7 +39,8 @@ class SemanticSpace:
         kind: "descriptions", "reports" or "traits".
         classes: Their names, in the order of the rows.
         vectors: float64 (c, d).
-        absent: float64 (c, d), what it is like not to have the class; None where nothing says so.
+        absent: float64 (c, d), what it is like not to have the class, NaN where no word of that is known; None where a
+            class has no absent form.
         phrases: Class -> the sentences its vector is the mean of; empty for traits.
         phrase_vectors: Class -> float64 (sentences, d), aligned with `phrases`.
         remarks: One sentence each: what should be known about these vectors.
@@ -125,8 +126,14 @@ def from_descriptions(
             continue
         phrases[name], phrase_vectors[name] = kept, rows
         vectors.append(unit_rows(rows).mean(axis=0))
-        if prompt.absent:
-            absents.append(unit_rows(_encoded(name, prompt.absent, encoder, prepare, False, [])[1]).mean(axis=0))
+        if not prompt.absent:
+            continue
+        try:
+            lacking = unit_rows(_encoded(name, prompt.absent, encoder, prepare, True, [])[1]).mean(axis=0)
+        except UnknownDescription:
+            remarks.append(f"Of the absence of {name!r} the texts say nothing: only its presence counts.")
+            lacking = np.full(rows.shape[1], np.nan)
+        absents.append(lacking)
     if not vectors:
         raise DescriptionError(
             f"The text encoder {encoder.name!r} knows no word about any of the classes: {remarks[0]}"

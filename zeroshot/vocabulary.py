@@ -21,7 +21,7 @@ with within without
 FILLERS = frozenset(_FILLER_TEXT.split())
 """Words that say nothing of what an image shows."""
 
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_WORD = re.compile(r"\w{2,}")
 
 
 def unknown_words(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[tuple[str, ...], bool]]:
