@@ -254,7 +254,7 @@ class ComparisonSet:
         Args:
             id: One image's id.
             patient: All images of a patient.
-            label: All images of a class, and what words say of it; what was deployed keeps its words until deployed anew.
+            label: All images of a class, and what words say of it; a deployment keeps its words until made anew.
 
         Returns:
             The removed ids.
