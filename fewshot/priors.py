@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from episodes import Decision, Neighbor
 
+from .class_scores import ClassScores
 from .prototypes import DEFAULT_EVIDENCE
 from .support import (
+    Metric,
     Support,
     as_label,
-    as_vectors,
     check_center,
     check_evidence,
-    check_fitted,
-    check_queries,
     class_array,
-    insufficient,
     prepare,
     similarities,
     sorted_classes,
@@ -125,7 +123,7 @@ class Words:
         )
 
 
-class WordsAndShotsClassifier:
+class WordsAndShotsClassifier(ClassScores):
     """Nearest class by cosine, where a class is its words, its shots, or both.
 
     Args:
@@ -148,8 +146,7 @@ class WordsAndShotsClassifier:
         ['a', 'b']
     """
 
-    transductive: ClassVar[bool] = False
-    classes_: NDArray[Any]
+    _decides_by: Metric = "cosine"
     prototypes_: NDArray[np.float64]
     shots_: dict[Hashable, int]
     prior_shots_: float
@@ -190,115 +187,80 @@ class WordsAndShotsClassifier:
             ValueError: Neither words nor shots, lists of unequal length, vectors that do not fit the words.
         """
         check_evidence(self.n_evidence)
-        learnt = self.prior_shots
-        worth = learnt.shots if isinstance(learnt, WordsWorth) else float(learnt)
-        if not (np.isfinite(worth) and worth > 0):
-            raise ValueError(f"prior_shots must be a positive number of images; got {self.prior_shots!r}.")
         if not self.priors and not len(labels):
             raise ValueError("There is nothing to decide by: register images, or describe classes.")
-        support = Support(vectors, labels, ids=ids, groups=groups) if len(labels) else None
         dims = {prior.vectors.shape[1] for prior in self.priors.values()}
-        dims |= {support.vectors.shape[1]} if support is not None else set()
+        if len(labels):
+            support = Support(vectors, labels, ids=ids, groups=groups)
+            dims.add(support.vectors.shape[1])
+        else:
+            support = Support.nothing(min(dims))
         if len(dims) > 1:
             raise ValueError(
                 f"Words and shots must be of one image space; got vectors of {' and '.join(map(str, sorted(dims)))} "
                 "numbers: were the words aligned with this encoder?"
             )
-        dim = dims.pop()
+        self._support = support
+        self._center = self._learn(support)
+        return self
+
+    def _learn(self, support: Support) -> NDArray[np.float64]:
+        learnt = self.prior_shots
+        worth = learnt.shots if isinstance(learnt, WordsWorth) else float(learnt)
+        if not (np.isfinite(worth) and worth > 0):
+            raise ValueError(f"prior_shots must be a positive number of images; got {self.prior_shots!r}.")
+        dim = support.vectors.shape[1]
         center = check_center(self.center, dim)
-        rows = prepare(support.vectors, "cosine", center) if support is not None else np.empty((0, dim))
-        shown = {} if support is None else dict.fromkeys(support.labels)
-        classes = sorted_classes([*shown, *(name for name in self.priors if name not in shown)])
+        self._rows = prepare(support.vectors, "cosine", center)  # (n, d), of unit length
+        classes = sorted_classes([*support.classes, *(name for name in self.priors if name not in support.classes)])
         sums, shots = [], {}
         for label in classes:
-            own = [] if support is None else [i for i, name in enumerate(support.labels) if name == label]
             by_patient: dict[Hashable, list[int]] = {}
-            for i in own:
-                by_patient.setdefault(support.groups[i] if support is not None else i, []).append(i)
-            parts = [rows[members].mean(axis=0) for members in by_patient.values()]
+            for i in [i for i, name in enumerate(support.labels) if name == label]:
+                by_patient.setdefault(support.groups[i], []).append(i)
+            parts = [self._rows[members].mean(axis=0) for members in by_patient.values()]
             shots[label] = len(parts)
             sums.append(np.sum(parts, axis=0) if parts else np.zeros(dim))
-        told = [self.priors.get(label) if isinstance(label, str) else None for label in classes]
+        told = [self._prior_of(label) for label in classes]
         if isinstance(learnt, WordsWorth):
             both = [i for i, (label, prior) in enumerate(zip(classes, told, strict=True)) if prior and shots[label]]
             counts = np.array([shots[classes[i]] for i in both], dtype=np.intp)
             words = np.array([prior.mean for i in both if (prior := told[i]) is not None]).reshape(-1, dim)
             worth = learnt.for_set(words, np.array([sums[i] for i in both]).reshape(-1, dim) / counts[:, None], counts)
-        prototypes = [
-            total if prior is None else total + worth * prior.mean for total, prior in zip(sums, told, strict=True)
-        ]
-        stacked = np.stack(prototypes)
-        norm = np.sqrt((stacked * stacked).sum(axis=1, keepdims=True))
+        prototypes = np.stack(
+            [total if prior is None else total + worth * prior.mean for total, prior in zip(sums, told, strict=True)]
+        )
+        norm = np.sqrt((prototypes * prototypes).sum(axis=1, keepdims=True))
         self.classes_ = class_array(classes)
-        self.prototypes_ = np.divide(stacked, norm, out=np.zeros_like(stacked), where=norm > 0)
-        self.shots_ = shots
-        self.prior_shots_ = worth
-        self._support, self._rows, self._center = support, rows, center
-        return self
+        self.prototypes_ = np.divide(prototypes, norm, out=np.zeros_like(prototypes), where=norm > 0)
+        self.shots_, self.prior_shots_ = shots, worth
+        return center
 
-    def scores(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Cosine of each query with each class, (n, n_classes); NaN throughout where nothing can be decided."""
-        queries = self._queries(vectors)
-        reasons = insufficient(queries, "cosine", self._center)
-        usable = [i for i, reason in enumerate(reasons) if reason is None]
-        scores = np.full((len(queries), len(self.prototypes_)), np.nan)
-        scores[usable] = similarities(prepare(queries[usable], "cosine", self._center), self.prototypes_, "cosine")
-        return scores
-
-    def predict(self, vectors: ArrayLike) -> NDArray[Any]:
-        """Labels (n,); None where `decide` has no label. Ties go to the first class."""
-        scores = self.scores(vectors)
-        undecided = np.asarray(np.isnan(scores).any(axis=1))
-        labels: NDArray[Any] = self.classes_[np.where(undecided[:, None], 0.0, scores).argmax(axis=1)]
-        if undecided.any():
-            labels = labels.astype(object)
-            labels[undecided] = None
-        return labels
-
-    def decide(self, vectors: ArrayLike) -> list[Decision]:
-        """Full answers; evidence are support images and, of classes described by words, phrases, most similar first."""
-        queries = self._queries(vectors)
-        reasons = insufficient(queries, "cosine", self._center)
-        scores = self.scores(queries)
-        return [
-            self._decide_one(queries[i : i + 1], scores[i])
-            if reason is None
-            else Decision(label=None, probability=None, score=None, margin=None, reason=reason)
-            for i, reason in enumerate(reasons)
-        ]
-
-    def _queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        check_fitted(self, "prototypes_")
-        return check_queries(as_vectors(vectors, "Query vectors"), self.prototypes_.shape[1])
+    def _compare(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        return similarities(prepare(queries, "cosine", self._center), self.prototypes_, "cosine")
 
     def _decide_one(self, query: NDArray[np.float32], scores: NDArray[np.float64]) -> Decision:
+        """Name phrases after the support images."""
+        decision = super()._decide_one(query, scores)
         prepared = prepare(query, "cosine", self._center)
-        order = np.argsort(-scores, kind="stable")
-        first = int(order[0])
-        second = int(order[1]) if len(order) > 1 else None
-        return Decision(
-            label=as_label(self.classes_[first]),
-            probability=None,
-            score=float(scores[first]),
-            margin=None if second is None else float(scores[first] - scores[second]),
-            evidence=self._evidence(prepared, first),
-            runner_up=None if second is None else as_label(self.classes_[second]),
-            counter_evidence=() if second is None else self._evidence(prepared, second),
+        return replace(
+            decision,
+            evidence=decision.evidence + self._phrases(prepared, decision.label),
+            counter_evidence=decision.counter_evidence + self._phrases(prepared, decision.runner_up),
         )
 
-    def _evidence(self, query: NDArray[np.float64], target: int) -> tuple[Neighbor, ...]:
-        """Support images of a class, then its phrases, each most similar first."""
-        label = as_label(self.classes_[target])
-        found: list[Neighbor] = []
-        if self._support is not None and label in self._support.labels:
-            members = [i for i, name in enumerate(self._support.labels) if name == label]
-            closeness = similarities(query, self._rows[members], "cosine")[0]
-            nearest = np.argsort(-closeness, kind="stable")[: self.n_evidence].tolist()
-            found += [Neighbor(self._support.ids[members[i]], float(closeness[i]), label) for i in nearest]
-        prior = self.priors.get(label) if isinstance(label, str) else None
-        if prior is not None:
-            found += prior.nearest(query, label, self.n_evidence)
-        return tuple(found)
+    def _evidence(self, cosines: NDArray[np.float64], target: int) -> tuple[Neighbor, ...]:
+        label = as_label(self.classes_[target])  # its place among the support's classes is another
+        members = np.array([i for i, name in enumerate(self._support.labels) if name == label], dtype=np.intp)
+        nearest = members[np.argsort(-cosines[members], kind="stable")[: self.n_evidence]]
+        return tuple(Neighbor(self._support.ids[i], float(cosines[i]), label) for i in nearest.tolist())
+
+    def _phrases(self, query: NDArray[np.float64], label: Hashable) -> tuple[Neighbor, ...]:
+        prior = self._prior_of(label)
+        return () if prior is None else prior.nearest(query, label, self.n_evidence)
+
+    def _prior_of(self, label: Hashable) -> ClassPrior | None:
+        return self.priors.get(label) if isinstance(label, str) else None
 
 
 def _as_text(array: NDArray[np.float32]) -> str:
